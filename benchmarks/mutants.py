@@ -219,12 +219,12 @@ def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: floa
     """The tests that call a mutant's function, as many as fit into the seconds; and how long they take.
 
     First comes a case of each test, the quickest of them first, then another of each: other tests see more than other cases do.
-    A test that calls nothing looks at values: it concerns what no function holds.
+    A test that calls nothing, or imports at most, looks at values: it concerns what no function holds.
     """
 
     def concerns(calls: list[tuple[str, str]]) -> bool:
         if function == MODULE:
-            return not calls or any(file == mutant.file for file, _ in calls)
+            return any(file == mutant.file for file, _ in calls) or all(name == "<module>" for _, name in calls)
         return (mutant.file, function) in map(tuple, calls)
 
     names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
