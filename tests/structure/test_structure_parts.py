@@ -19,7 +19,10 @@ from secateur.structure.flow import Flow
 from secateur.structure.frames import Frame, other_frames, table_rows, wider_frames
 from secateur.structure.graph import _twice
 from secateur.structure.infer import infer
+from secateur.structure.makers import OwnTensors, makers_of
+from secateur.structure.ops import by_sample
 from secateur.structure.piecewise import is_piecewise_linear
+from secateur.structure.rules import op_name
 from secateur.structure.show import to_svg, to_text
 from secateur.structure.staged import Staged
 from secateur.structure.trace import first_line, trace
@@ -295,6 +298,60 @@ def test_parameters_make_units_scale_them_or_take_them_up(quick: bool) -> None:
         "matrix": [("matrix", 1, "out"), ("shift", 0, "out"), ("right", 0, "in")],
         "right": [("right", 1, "out"), ("out.weight", 1, "in")],
     }
+
+
+# ---- the layers that make units ----
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_layers_that_make_units_run_by_themselves(quick: bool) -> None:
+    layers = [
+        nn.Conv2d(1, 3, 2),
+        nn.ReLU(),
+        nn.ConvTranspose2d(3, 4, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+        nn.Tanh(),
+    ]
+    model = nn.Sequential(*layers, nn.Linear(5, 2, bias=False)).eval()
+    structure = infer(trace(model, FLOATS(2, 1, 3, 3), quick=quick))
+    own = {node: dict(model.named_parameters())[name].detach() for node, name in structure.graph.tensors.items()}
+    by_site = makers_of(structure, OwnTensors(structure.graph, own))
+    assert {name: [maker.shape for maker in makers] for name, makers in by_site.items()} == {
+        "0": [(1, 1, 3, 3)],
+        "2": [(1, 3, 2, 2)],
+        "4": [(1, 64)],
+    }
+    for name, (maker,) in by_site.items():
+        layer, signal = model.get_submodule(name), torch.randn(3, *maker.shape[1:])
+        assert torch.equal(maker.index.flatten(), torch.arange(len(maker.index)))
+        with torch.no_grad():
+            torch.testing.assert_close(maker.run(signal), layer(signal))
+            layer.bias.zero_()
+            torch.testing.assert_close(maker.run(signal, bias=False), layer(signal))
+
+
+def test_ops_that_treat_samples_by_themselves() -> None:
+    class Ops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.out = nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+            h = F.batch_norm(h, None, None, training=True).flatten(1)
+            h = self.out(h).sort(0).values
+            return torch.matmul(h, h.t()).cumsum(0)
+
+    nodes = trace(Ops(), FLOATS(3, 1, 4, 4), quick=False).nodes
+    names = {op_name(node): set[bool]() for node in nodes if node.op == "call_function"}
+    for node in nodes:
+        if node.op == "call_function":
+            names[op_name(node)].add(by_sample(node))
+    alone = {"conv2d", "relu", "max_pool2d", "linear", "getitem"}
+    assert {name for name, answers in names.items() if answers == {True}} == alone
+    assert names["batch_norm"] == {True, False}
+    assert all(names[name] == {False} for name in ("sort", "matmul", "cumsum"))
 
 
 # ---- passes in stages ----
