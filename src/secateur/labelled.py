@@ -9,9 +9,11 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.utils import _pytree as pytree
 
+from secateur.calls import check_usable
 from secateur.deadline import check_time
-from secateur.state import all_finite, check_usable, ordinary
+from secateur.state import all_finite, ordinary
 from secateur.trees import numbers_within
 from secateur.types import InputError
 
@@ -142,14 +144,15 @@ class SampleBatch:
         return SampleBatch(_mapped(self.inputs, change), _mapped(self.targets, change))
 
     def run(self, model: Callable[..., Any]) -> Any:
-        """Return what the model answers.
+        """Return what the model answers to copies, as it may write into what it is given.
 
         >>> SampleBatch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
         torch.Size([2, 4])
         """
-        if isinstance(self.inputs, Tensor):
-            return model(self.inputs)
-        return model(**self.inputs) if isinstance(self.inputs, Mapping) else model(*self.inputs)
+        inputs = pytree.tree_map_only(Tensor, Tensor.clone, self.inputs)
+        if isinstance(inputs, Tensor):
+            return model(inputs)
+        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 def _as_targets(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "OUTPUT",
     "Batches",
     "Criterion",
     "CutError",
@@ -266,6 +267,13 @@ FOLDING = (
     "secateur.structure.folded(model)"
 )
 
+OUTPUT = "the model's output"
+"""Why a layer stays whole whose units leave the model."""
+
+RETURNING_LESS = (
+    ". Where the model returns what layers inside answer, wrap it in a module that returns only what is needed"
+)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sites(Mapping[str, Site]):
@@ -281,6 +289,16 @@ class Sites(Mapping[str, Site]):
     frozen: Mapping[str, str] = field(default_factory=dict)
     structure: Any = None
 
+    @classmethod
+    def of_masks(cls, keep: Keep, kind: str, unit: str) -> Sites:
+        """Return sites of the masks' shapes, for what was removed in another way than by `secateur.cut`.
+
+        >>> import torch
+        >>> Sites.of_masks({"layers": torch.tensor([True, False])}, "block", "block")["layers"].size
+        2
+        """
+        return cls({name: Site(name, kind, tuple(mask.shape), (), unit) for name, mask in keep.items()})
+
     def __getitem__(self, name: str) -> Site:
         try:
             return self.table[name]
@@ -295,9 +313,12 @@ class Sites(Mapping[str, Site]):
 
         >>> Sites({}, {"fc": "the model's output"}).why_whole()
         "fc (the model's output)"
+        >>> Sites({}, {"stem": "the model's output", "fc": "the model's output"}).why_whole()
+        "stem, fc (the model's output). Where the model returns what layers inside answer, wrap it in a module that returns..."
         """
         reasons = in_groups(self.frozen) or "the model has no layer whose units could go"
-        return reasons + (FOLDING if ".parametrizations." in reasons else "")
+        returned = list(self.frozen.values()).count(OUTPUT)
+        return reasons + (FOLDING if ".parametrizations." in reasons else "") + (RETURNING_LESS if returned > 1 else "")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from constants import constants_of
 from secateur.criteria import CRITERIA, LossChange, NextLayer, SecondOrder, Snip, Taylor
 from secateur.criteria.read_sums import _crossed
 from secateur.criteria.weight_rows import parameters_of
@@ -65,24 +64,6 @@ def test_the_defaults_are_those_of_the_scores_that_are_written_down() -> None:
         {"p": 2},
         {"p": float("inf")},
     ]
-
-
-def test_the_numbers_that_criteria_are_written_with() -> None:
-    assert constants_of("criteria") == {
-        "criteria.fisher_blocks.LEAST": 1e-12,
-        "criteria.fisher_blocks.TOGETHER": 32,
-        "criteria.hessian_trace.FIRST": 16,
-        "criteria.hessian_trace.MARGIN": 0.6,
-        "criteria.hessian_trace.MOST": 256,
-        "criteria.loss_change.criterion.LARGE": 10_000,
-        "criteria.loss_change.criterion.MANY": 10_000,
-        "criteria.loss_change.result.ENOUGH": 1000,
-        "criteria.loss_change.result.PRECISION": 1e-5,
-        "criteria.loss_change.screen.MARGIN": 1.5,
-        "criteria.next_layer.BLOCK": 2**20,
-        "criteria.output_curvature.MANY": 64,
-        "criteria.parameter_gradients.GROUPS": 50,
-    }
 
 
 class Tied(nn.Module):

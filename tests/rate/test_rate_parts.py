@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from constants import constants_of
 from secateur.criteria import LossChange
 from secateur.labelled import SampleBatch
 from secateur.rate.downdate import _of_convolution
@@ -262,32 +261,3 @@ def test_a_convolution_in_groups_is_run_again() -> None:
         product = product_of(read.node)
         if product is not None and product.convolution:
             assert _of_convolution(product, read.source, product.weight, read) is None
-
-
-def test_the_numbers_that_rate_is_written_with() -> None:
-    assert constants_of("rate") == {
-        "rate.chain.engine.CACHED": 2**20,
-        "rate.chain.engine.CHUNK": 2**21,
-        "rate.chain.engine.FEW": 8,
-        "rate.chain.engine.TOLERANCE": 1e-4,
-        "rate.chain.engine.WORK": 2**26,
-        "rate.chain.images.PARTS": 8,
-        "rate.chain.rows.WORTH": 0.8,
-        "rate.last.CACHED": 2**19,
-        "rate.last.EQUAL": 2e-6,
-        "rate.last.LOG2_E": pytest.approx(1 / np.log(2)),
-        "rate.last.SPARE": 8,
-        "rate.last.STEEP": 80.0,
-        "rate.memory.CHAIN": 2**31,
-        "rate.memory.KEPT": 2**30,
-        "rate.memory.NEAR": 2**25,
-        "rate.memory.POPULATION": 2**29,
-        "rate.memory.SHARE": 4,
-        "rate.memory.UNKNOWN": 2**31,
-        "rate.memory.WIDE": 2**24,
-        "rate.population.CLOSE": 128,
-        "rate.program.TOLERANCE": 1e-3,
-        "rate.row_bank.CHUNK": 512,
-        "rate.row_bank.WORTH": 2**20,
-        "rate.samples.TOLERANCE": 1e-4,
-    }

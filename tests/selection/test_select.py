@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.selection import removed_fraction, select
+from secateur.structure import channels
 from secateur.types import InputError, UnknownNameError
 
 
@@ -350,3 +351,12 @@ def test_a_row_keeps_its_minimum_of_weights(minimum: int, kept: list[int]) -> No
     scores = {"fc.weight": torch.arange(8.0).view(2, 4)}
     keep = select(scores, 1.0, scope="row", minimum=minimum)["fc.weight"]
     assert keep.sum(1).tolist() == kept
+
+
+def test_scores_of_another_size_are_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    sites = channels(model, torch.randn(1, 6))
+    with pytest.raises(
+        InputError, match=r"the scores of '0' have shape \(15,\), and the site \(16,\); give one score a unit"
+    ):
+        select({"0": torch.rand(15)}, 0.5, sites=sites)

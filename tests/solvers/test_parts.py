@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from constants import constants_of
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.equations import LayerEquations
 from secateur.repair.consumers import layer_equations
@@ -40,20 +39,6 @@ def test_the_defaults_are_those_of_the_numbers_that_are_written_down(solver: typ
 def test_a_metric_is_drawn_to_its_mean_over_all_outputs_by_three_tenths() -> None:
     root = output_metrics._root(torch.tensor([[1.0, 0.5], [0.5, 3.0]]).double())
     torch.testing.assert_close(root @ root.mT, torch.tensor([[1.3, 0.35], [0.35, 2.7]]).double())
-
-
-def test_the_numbers_that_solvers_are_written_with() -> None:
-    assert constants_of("solvers") == {
-        "solvers.joint_refit.DAMPING": 1.0,
-        "solvers.joint_refit.ENOUGH": 10,
-        "solvers.joint_refit.FOLDS": 5,
-        "solvers.joint_refit.GAIN": 1e-5,
-        "solvers.joint_refit.RIDGE": 0.1,
-        "solvers.joint_refit.STEPS": (0.5, 0.25, 0.125, 0.0625),
-        "solvers.output_metrics.SAMPLES": 1000,
-        "solvers.output_metrics.SHRUNK": 0.3,
-        "solvers.refitting.TINY": 1e-30,
-    }
 
 
 class Twice(nn.Module):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
 from oracle.masked import relative_difference
-from secateur.types import UnknownNameError
+from secateur.types import InputError, UnknownNameError
 from zoo.random_nets import random_keep, random_net
 
 
@@ -42,7 +46,7 @@ def test_masked_is_cut_at_every_batch(name: str) -> None:
 
 
 def test_a_masked_model_is_a_module_like_any_other() -> None:
-    """It is copied with its statistics, takes other weights, has gradients, and in train mode runs its own code."""
+    """It is copied with its statistics, takes other weights, has gradients, and is the cut model in train mode too."""
     model = Normed(nn.LayerNorm(8)).eval()
     x = torch.randn(3, 4)
     sites = sc.channels(model, x[:1])
@@ -53,9 +57,101 @@ def test_a_masked_model_is_a_module_like_any_other() -> None:
     assert torch.allclose(twin(x), masked(x) + 1, atol=1e-6)
     masked(x).sum().backward()
     assert masked.get_parameter("fc.weight").grad is not None
-    plain = sc.mask(model, sites, KEEP, statistics="all")
-    assert torch.equal(masked.train()(x), plain.train()(x))
-    assert torch.allclose(masked.eval()(x), sc.cut(model, sites, KEEP)(x), atol=1e-6)
+    small = sc.cut(model, sites, KEEP)
+    assert torch.allclose(masked.train()(x), small.train()(x), atol=1e-6)
+    assert torch.allclose(masked.eval()(x), small.eval()(x), atol=1e-6)
+
+
+class ByFunction(nn.Module):
+    """Norms by a function, so that no module could be run on the kept units alone."""
+
+    def __init__(self, flips: bool = False) -> None:
+        super().__init__()
+        self.fc, self.bn, self.out, self.flips = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2), flips
+
+    def forward(self, x: Tensor, scale: float = 1.0, shift: Tensor | None = None) -> Tensor:
+        h = F.layer_norm(self.fc(x), (self.fc.out_features,)) * scale
+        h = self.bn(h) if shift is None else self.bn(h) + shift
+        logits: Tensor = self.out(h.flip(0) if self.flips and self.training else h)
+        return logits
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "make", [*(lambda n=n: Normed(NORMS[n]()) for n in NORMS), ByFunction], ids=[*NORMS, "function"]
+)
+def test_masked_is_cut_in_both_modes(make: Callable[[], nn.Module], training: bool) -> None:
+    model, x = make().train(), torch.randn(5, 4)
+    sites = sc.channels(model, x)
+    small, masked = sc.cut(model, sites, KEEP).train(training), sc.mask(model, sites, KEEP).train(training)
+    for _ in range(2):
+        torch.testing.assert_close(masked(x), small(x), rtol=1e-5, atol=1e-6)
+    if isinstance(model, ByFunction):
+        norms = small.get_submodule("bn"), masked.get_submodule("bn")
+        torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean[KEEP["fc"]])
+        assert int(norms[0].num_batches_tracked) == int(norms[1].num_batches_tracked) == 2 * training
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((torch.ones(3, 4),), {}),
+        ((torch.ones(3, 4), 2.0), {}),
+        ((torch.ones(3, 4),), {"scale": 2.0}),
+        ((torch.ones(3, 4),), {"shift": torch.tensor(1.0)}),
+        ((), {"shift": torch.tensor(1.0), "scale": 3.0, "x": torch.ones(2, 4)}),
+    ],
+)
+def test_it_takes_inputs_that_the_example_left_out(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    model = ByFunction().eval()
+    sites = sc.channels(model, torch.randn(3, 4))
+    small, masked = sc.cut(model, sites, KEEP), sc.mask(model, sites, KEEP)
+    torch.testing.assert_close(masked(*args, **kwargs), small(*args, **kwargs), rtol=1e-5, atol=1e-6)
+
+
+def test_code_of_train_mode_is_refused_where_a_graph_is_interpreted() -> None:
+    model = ByFunction(flips=True).eval()
+    x = torch.randn(3, 4)
+    masked = sc.mask(model, sc.channels(model, x), KEEP)
+    masked(x)
+    with pytest.raises(InputError, match=r"in eval mode alone: .* call eval\(\) on it, or mask with statistics='all'"):
+        masked.train()(x)
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+    cache: tuple[Tensor, ...]
+    note: str = "an object"
+
+
+class Cached(nn.Module):
+    """Answers with an object, keeps what it saw, and takes that back: norms of both kinds on the way."""
+
+    def __init__(self, by_function: bool) -> None:
+        super().__init__()
+        self.fc, self.norm, self.out, self.by_function = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2), by_function
+
+    def forward(self, x: Tensor, cache: tuple[Tensor, ...] = (), use_cache: bool = True) -> Answer:
+        seen = torch.cat([*cache, x], 1)
+        h = self.norm(self.fc(seen))
+        h = F.normalize(h, dim=-1) if self.by_function else h.relu()
+        return Answer(self.out(h[:, -x.shape[1] :] + h.mean(1, keepdim=True)), (seen,) if use_cache else ())
+
+
+@pytest.mark.parametrize("by_function", [False, True])
+def test_answers_are_what_the_model_returns(by_function: bool) -> None:
+    model, x = Cached(by_function).eval(), torch.randn(2, 5, 4)
+    sites = sc.channels(model, {"x": x, "use_cache": False})
+    small, masked = sc.cut(model, sites, KEEP), sc.mask(model, sites, KEEP)
+    expected, answer = small(x), masked(x)
+    assert isinstance(answer, Answer)
+    assert answer.note == "an object"
+    torch.testing.assert_close(answer.logits, expected.logits, rtol=1e-5, atol=1e-6)
+    more = torch.randn(2, 1, 4)
+    torch.testing.assert_close(
+        masked(more, answer.cache).logits, small(more, expected.cache).logits, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_no_norm_no_interpreter() -> None:

@@ -191,3 +191,27 @@ def test_units_for_which_random_numbers_are_drawn_stay() -> None:
     assert set(sites) == {"second"}
     assert "random numbers" in sites.frozen["first"]
     assert sc.cut(model, sites, keep_of(sites)).last.in_features == 6
+
+
+def test_remedies_do_not_go_in_a_circle() -> None:
+    """Where no graph can stand in for a module that cannot run, neither error asks for the other's form."""
+
+    class Literal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            h = self.a(x) if mask.all() else self.a(x) * mask[..., None]
+            made: Tensor = self.c(h.view(*h.shape[:-1], 2, 8).flatten(-2))
+            return made
+
+    inputs = torch.randn(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
+    model = Literal()
+    sites = sc.channels(model, inputs)
+    for form in ("auto", "module"):
+        with pytest.raises(sc.CutError, match=r"has no graph: .*; leave the site out with ignore=\.$") as refused:
+            sc.cut(model, sites, keep_of(sites), form=form)  # type: ignore[arg-type]
+        assert 'form="graph"' not in str(refused.value)
+    with pytest.raises(sc.CutError, match=r"has no graph: .* leave form= out"):
+        sc.cut(model, sites, keep_of(sites), form="graph")

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from constants import constants_of
 from secateur.structure import channels, cutting, literals
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.consumers import layers_of
 from secateur.structure.draws import Draw
 from secateur.structure.flow import Flow
-from secateur.structure.frames import Frame, other_frames, table_rows, wider_frames
+from secateur.structure.frames import Frame, other_frames, table_rows
 from secateur.structure.graph import _twice
 from secateur.structure.infer import infer
 from secateur.structure.makers import OwnTensors, makers_of
@@ -26,38 +25,6 @@ from secateur.structure.rules import op_name
 from secateur.structure.show import to_svg, to_text
 from secateur.structure.staged import Staged
 from secateur.structure.trace import first_line, trace
-
-
-def test_the_numbers_that_structure_is_written_with() -> None:
-    assert constants_of("structure") == {
-        "structure.cases.CHEAP": 10**8,
-        "structure.cases.DRAWS": ((0, 1.0), (1, 2.0), (2, 0.5)),
-        "structure.configs.MOST_BUILT": 500,
-        "structure.configs.MOST_TOGETHER": 3,
-        "structure.cutting.TOLERANCE": 1e-4,
-        "structure.depth.TOLERANCE": 1e-5,
-        "structure.difference.MARKER": 1e6,
-        "structure.draws.POOL": 1_000_003,
-        "structure.export.OTHERWISE": 1e-3,
-        "structure.export.OTHERWISE_IN_HALF": 0.03,
-        "structure.frames.LARGE": 6,
-        "structure.frames.LONGER": 1.25,
-        "structure.frames.PICTURE": 64,
-        "structure.frames.SCALES": (1.0, 0.1, 3.0),
-        "structure.frames.SHORTER": 0.75,
-        "structure.mend.MOST_SIZES": 3,
-        "structure.moments.FEW": 2**28,
-        "structure.patches.PART": 2**23,
-        "structure.regions.CALLS": 4,
-        "structure.show.LANE": 16,
-        "structure.show.ROW": 18,
-        "structure.show.TOP": 56,
-        "structure.stand_in.LARGEST_CACHED": 2**27,
-        "structure.verify.IN_DOUBLE": 1e-9,
-        "structure.verify.IN_SINGLE": 1e-4,
-        "structure.watch.POWERS": (-1, 0.5, -0.5, 0.25, -0.25),
-        "structure.watch.TELLING": 5,
-    }
 
 
 def test_attention_with_fewer_heads_is_called_as_torchs_is() -> None:
@@ -155,13 +122,10 @@ def test_tokens_and_signals_change_together_and_each_alone() -> None:
 @pytest.mark.parametrize(("batch", "new"), [(1, 2), (2, 3), (3, 2), (4, 3)])
 def test_the_other_batch_is_of_two_or_three(batch: int, new: int) -> None:
     assert {frame.batch for frame in other_frames(((FLOATS(batch, 8),), {}))} == {(batch, new)}
-    assert [{f.batch for f in frames} for frames in wider_frames(((FLOATS(batch, 8),), {}))] == [
-        {(batch, batch + 1)}
-    ] * 2
 
 
 def test_what_has_no_batch_has_no_other_shapes() -> None:
-    assert not [*other_frames(((3, FLOATS(())), {})), *wider_frames(((3, FLOATS(())), {}))]
+    assert not [*other_frames(((3, FLOATS(())), {}))]
 
 
 def test_only_lengths_change_and_a_frame_says_which() -> None:
@@ -240,7 +204,7 @@ def test_one_sample_is_taken_twice() -> None:
         assert _twice(x).shape == shape
 
 
-def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
+def test_what_was_compared_is_not_run_once_more() -> None:
     runs: list[int] = []
 
     class Counting(nn.Linear):
@@ -248,10 +212,12 @@ def test_what_is_known_to_run_is_not_tried_before_it_is_exported() -> None:
             runs.append(len(x))
             return super().forward(x)
 
-    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False).program is not None
-    tried = len(runs)
-    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, known_to_run=True).program is not None
-    assert len(runs) - tried < tried
+    first = trace(Counting(3, 2), FLOATS(2, 3), quick=False)
+    once = len(runs)
+    assert first.program is not None
+    assert first.uses is not None
+    assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, compared=True, uses=first.uses).program is not None
+    assert len(runs) - once == once - 1
 
 
 # ---- roles ----

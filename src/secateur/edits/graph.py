@@ -14,9 +14,11 @@ from torch.utils import _pytree as pytree
 from secateur.edits.base import Edit
 from secateur.edits.inputs import describe, restore
 from secateur.state import device_of
+from secateur.structure.accepted import Shapes, require_inputs
 from secateur.structure.cutting import apply_plan, make_plan
-from secateur.structure.graph import Shapes, graph_form, graph_structure, require_shapes
+from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
+from secateur.structure.modes import train_mode
 from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, FileError, Keep
 
@@ -30,27 +32,31 @@ class GraphCut(Edit):
     Attributes:
         keep: one bool tensor a site, True = keep.
         inputs: the example inputs.
-        follows_batch: whether sizes that contain the batch are computed from the inputs.
-        shapes: the shapes of the inputs that the graph takes, None for a size that may be any; others are refused.
+        shapes: the shapes of the inputs that the graph takes: None for a size that may be any, two numbers for one from and
+            to; others are refused.
+        conditions: what must be true of those sizes besides, in words.
+        eval_only: why it runs in eval mode alone; empty where it runs in train mode, too.
     """
 
     kind: ClassVar[str] = "graph"
     keep: Keep
     inputs: ExampleInputs | Mapping[str, Any] = field(repr=False)
-    follows_batch: bool = False
     shapes: Shapes = ()
+    conditions: tuple[str, ...] = ()
+    eval_only: str = ""
 
     def apply(self, model: nn.Module) -> GraphModule:
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
         inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device_of(model)), self.inputs)
-        structure = graph_structure(model, trace(model, inputs), any_batch=self.follows_batch)
+        free = any(not isinstance(size, int) for shape in self.shapes for size in shape)
+        structure = graph_structure(model, trace(model, inputs), free)
         for name, keep_mask in self.keep.items():
             _check_mask(structure, name, keep_mask)
         gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
         small = apply_plan(model, make_plan(model, structure, gone))
-        graph = graph_form(small, structure, gone)
+        graph = graph_form(small, structure, gone, train_mode(model, structure.graph))
         if self.shapes:
-            require_shapes(graph, self.shapes)
+            require_inputs(graph, self.shapes, structure.graph.free)
         return graph
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,15 +66,16 @@ class GraphCut(Edit):
             FileError: the inputs hold something else than tensors and plain values.
         """
         masks = {name: keep_mask.detach().cpu().contiguous() for name, keep_mask in self.keep.items()}
-        plain = {"follows_batch": self.follows_batch, "shapes": [list(shape) for shape in self.shapes]}
+        plain = {"shapes": self.shapes, "conditions": self.conditions, "eval_only": self.eval_only}
         return {"keep": masks, "inputs": describe(self.inputs), **plain}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Return the edit that `to_dict` described, with ones in the place of inputs that do not matter."""
         inputs = restore(record["inputs"], torch.device("cpu"))
-        shapes = tuple(tuple(shape) for shape in record["shapes"])
-        return cls(dict(record["keep"]), inputs, bool(record["follows_batch"]), shapes)
+        shapes = tuple(tuple(tuple(s) if isinstance(s, list) else s for s in shape) for shape in record["shapes"])
+        conditions = tuple(record.get("conditions", ()))
+        return cls(dict(record["keep"]), inputs, shapes, conditions, str(record.get("eval_only", "")))
 
 
 def _check_mask(structure: Structure, name: str, keep_mask: object) -> None:

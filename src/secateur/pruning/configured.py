@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from secateur.structure.rebuilding import is_configured
+from secateur.structure.signature import RETURNED_BESIDES
 from secateur.types import ExampleInputs
 
 __all__ = ["without_cache"]
@@ -24,6 +25,6 @@ def without_cache(model: nn.Module, example_inputs: ExampleInputs) -> ExampleInp
     if "use_cache" not in parameters:
         return example_inputs
     if isinstance(example_inputs, Mapping):
-        return {"use_cache": False, **example_inputs}
+        return {**RETURNED_BESIDES, **example_inputs}
     positional = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    return {"use_cache": False, **dict(zip(parameters, positional, strict=False))}
+    return {**RETURNED_BESIDES, **dict(zip(parameters, positional, strict=False))}

@@ -9,6 +9,7 @@ from typing import Any
 from secateur.result.change import OutputChange
 from secateur.result.joint import JointCut
 from secateur.result.layers import LayerReport
+from secateur.structure.accepted import Shapes, span_in_words
 from secateur.types import in_groups, some_of
 
 __all__ = ["UNREPAIRED", "Method", "PruneReport", "SiteReport"]
@@ -89,7 +90,9 @@ class PruneReport:
             for weights.
         verified: what else was compared, and how far it was apart.
         form: ``"module"`` (of the model's own class), or ``"graph"`` (a `torch.fx.GraphModule`: see `cut`).
-        shapes: the shapes of the inputs that a graph takes, None for a size that may be any.
+        shapes: the shapes of the inputs that a graph takes: None for a size that may be any, two numbers for one from and to.
+        conditions: what must be true of those sizes besides.
+        eval_only: why a graph runs in eval mode alone; empty where it runs in train mode, too.
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.
         versions: what it was done with.
@@ -118,7 +121,9 @@ class PruneReport:
     difference: float | None
     verified: str = ""
     form: str = "module"
-    shapes: tuple[tuple[int | None, ...], ...] = ()
+    shapes: Shapes = ()
+    conditions: tuple[str, ...] = ()
+    eval_only: str = ""
     sites: tuple[SiteReport, ...] = ()
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -186,7 +191,8 @@ class PruneReport:
         if self.repair:
             notes.append(f"repaired without training: {', '.join(self.repair)}")
         if self.form == "graph":
-            notes.append(f"form: a graph (torch.fx.GraphModule), for inference on inputs of {_shapes(self.shapes)}")
+            notes.append(f"form: a graph (torch.fx.GraphModule), on inputs of {_shapes(self.shapes, self.conditions)}")
+            notes += [f"the graph is for inference: {self.eval_only}"] if self.eval_only else []
         if self.unit == "weights":
             notes.append("zeros are not cut out: the shapes stay, so the model is neither smaller nor faster")
         if self.frozen:
@@ -253,14 +259,15 @@ class PruneReport:
         ]
 
 
-def _shapes(shapes: tuple[tuple[int | None, ...], ...]) -> str:
+def _shapes(shapes: Shapes, conditions: tuple[str, ...]) -> str:
     """The shapes that a graph takes, in words.
 
-    >>> _shapes(((None, 12), (None, 12))), _shapes(((2, 3, 8, 8),))
-    ('shapes (any, 12) and (any, 12)', 'shape (2, 3, 8, 8)')
+    >>> _shapes(((None, 12), ((1, 16), 12)), ()), _shapes(((None, 3, 8, 8),), ("inputs[0].shape[0] % 2 == 0",))
+    ('shapes (any, 12) and (up to 16, 12)', 'shape (any, 3, 8, 8) with inputs[0].shape[0] % 2 == 0')
     """
-    words = [f"({', '.join('any' if size is None else str(size) for size in shape)})" for shape in shapes]
-    return f"shape{'s' if len(words) > 1 else ''} {' and '.join(words)}"
+    words = [f"({', '.join(map(span_in_words, shape))})" for shape in shapes]
+    where = f" with {' and '.join(conditions)}" if conditions else ""
+    return f"shape{'s' if len(words) > 1 else ''} {' and '.join(words)}{where}"
 
 
 def _warning(sites: tuple[SiteReport, ...]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from secateur.calls import usual
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, joined_edits, replay
 from secateur.edits.rebuilt import Rebuilt
 from secateur.labelled import SampleBatch
@@ -22,7 +23,7 @@ from secateur.result.layers import LayerReport, Replayed
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save, stored_bytes
-from secateur.state import device_of, usual
+from secateur.state import device_of
 from secateur.state_dicts import fill
 from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
@@ -224,6 +225,7 @@ class Result:
         """What went, what it cost and what it gained."""
         before, after = self.original, self.model
         counts = parameters(before), parameters(after)
+        graph = next((edit for edit in self.edits if isinstance(edit, GraphCut)), None)
         return PruneReport(
             unit=_unit(self.sites) if self.sites or not self.layers else "layers",
             criterion=self.method.criterion,
@@ -238,8 +240,10 @@ class Result:
             latency=self.latency,
             difference=self.verification.example if isinstance(self.verification, Verification) else None,
             verified="" if self.verification is None else str(self.verification),
-            form="graph" if any(isinstance(edit, GraphCut) for edit in self.edits) else "module",
-            shapes=next((edit.shapes for edit in self.edits if isinstance(edit, GraphCut)), ()),
+            form="graph" if graph else "module",
+            shapes=graph.shapes if graph else (),
+            conditions=graph.conditions if graph else (),
+            eval_only=graph.eval_only if graph else "",
             sites=tuple(
                 SiteReport(name, keep_mask.numel(), int(keep_mask.sum())) for name, keep_mask in self.keep.items()
             ),
@@ -317,7 +321,9 @@ class Result:
                 example inputs hold something else than tensors and plain values.
         """
         history = None if self.history is None else self.history.to_dict()
-        return save(folder, self.model, self.edits, self.report.to_dict(), history)
+        report = self.report
+        cheap = report.macs is not None and report.macs[1] <= ANSWERED_UP_TO
+        return save(folder, self.model, self.edits, report.to_dict(), history, self.inputs if cheap else None)
 
     @staticmethod
     def read_report(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -327,6 +333,10 @@ class Result:
             FileError: the manifest is missing or damaged.
         """
         return read_record(folder)[0]
+
+
+ANSWERED_UP_TO = 10**11
+"""The multiply–accumulates up to which a saved model's answers are kept beside it, as that takes a forward pass."""
 
 
 def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:
@@ -360,7 +370,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
         inputs = inputs_of(sites)
         assert inputs is not None
         meta = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, bool(meta.get("follows_batch")), meta.get("shapes", ()))
+        return GraphCut(keep, inputs, **{name: meta[name] for name in ("shapes", "conditions", "eval_only")})
     return Cut(plan)
 
 

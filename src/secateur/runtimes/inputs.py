@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.state import called, split_inputs
+from secateur.state import called_in_place, fresh, split_inputs
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError
 
@@ -16,9 +16,24 @@ __all__ = ["batch_size_of", "caller", "with_batch_size"]
 
 
 def caller(model: nn.Module, example_inputs: ExampleInputs) -> Callable[[], Any]:
-    """Return a function that calls the model with the example inputs."""
-    args, kwargs = split_inputs(example_inputs)
-    return lambda: called(model, args, kwargs)
+    """Return a function that calls the model with the example inputs, in copies: one, unless the model writes into it."""
+    inputs = split_inputs(example_inputs)
+    unwritten = [fresh(*inputs)]
+
+    def call() -> Any:
+        copies = unwritten.pop() if unwritten else fresh(*inputs)
+        before = _versions(copies)
+        answers = called_in_place(model, *copies)
+        if _versions(copies) == before:
+            unwritten.append(copies)
+        return answers
+
+    return call
+
+
+def _versions(inputs: Any) -> list[int]:
+    """How often each tensor was written into, where torch counts that."""
+    return [x._version for x in tensors_within(inputs) if not x.is_inference()]
 
 
 def batch_size_of(example_inputs: ExampleInputs) -> int:

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.runtimes.base import Exported
+from secateur.state import called
 from secateur.structure.difference import difference
 from secateur.types import ExampleInputs, ExportError
 
@@ -47,7 +48,7 @@ def compare(model: nn.Module, exported: Exported, inputs: Inputs) -> float:
         ExportError: too far; the message says how far.
     """
     args, kwargs = inputs
-    expected = [leaf for leaf in pytree.tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+    expected = [leaf for leaf in pytree.tree_leaves(called(model, args, kwargs)) if isinstance(leaf, Tensor)]
     answers = [leaf for leaf in pytree.tree_leaves(exported.run(*args, **kwargs)) if isinstance(leaf, Tensor)]
     apart = max(_apart(a, b) for a, b in zip(expected, answers, strict=True))
     tolerance = max((TOLERANCES.get(t.dtype, 0.0) for t in expected), default=0.0)

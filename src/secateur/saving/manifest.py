@@ -35,7 +35,7 @@ class Manifest:
         shared: the names of tensors that are another one, with that one's name.
         report: the report of the pruning.
         history: how it went, as plain data; None where there is nothing to tell.
-        answers: what a graph answers to plain inputs; None for a module.
+        answers: what the model answers to plain inputs; None where that is not known.
         encoded: the tensors of the model that are not stored as they are, with what their codecs made of them.
     """
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from secateur import edits as edit_kinds
+from secateur.calls import usual
 from secateur.edits import Edit, GraphCut
 from secateur.files import MALFORMED
 from secateur.saving.answers import check_answers, question_and_answers
@@ -22,9 +23,8 @@ from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_mani
 from secateur.saving.records import joined, parted
 from secateur.saving.stored import StateOnDisk, encoded
 from secateur.saving.weights import unshared
-from secateur.state import usual
 from secateur.state_dicts import fill
-from secateur.types import FileError, MissingLibraryError, SecateurError
+from secateur.types import ExampleInputs, FileError, MissingLibraryError, SecateurError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
@@ -38,6 +38,7 @@ def save(
     edits: Sequence[Edit],
     report: Mapping[str, Any],
     history: Mapping[str, Any] | None = None,
+    inputs: ExampleInputs | None = None,
 ) -> Path:
     """Write a smaller model to `folder` and return its path; the folder appears whole or not at all.
 
@@ -48,6 +49,8 @@ def save(
         model: the smaller model.
         edits: what was done to the original, in order.
         report, history: plain data to keep with it.
+        inputs: example inputs: numbers of what the model answers to ones of their shapes are kept, so that `load` can tell code
+            that computes something else with tensors of the same shapes.
 
     Raises:
         FileError: the folder holds other files or cannot be written, or a graph's example inputs cannot be kept.
@@ -60,7 +63,10 @@ def save(
     records = [parted(edit_kinds.to_dict(edit), numbered, tensors) for edit in edits]
     codes = parted(stored, numbered)
     graph = next((edit for edit in edits if isinstance(edit, GraphCut)), None)
-    answers = None if graph is None else parted(question_and_answers(model, graph.inputs), numbered)
+    answers = parted(question_and_answers(model, graph.inputs), numbered) if graph else None
+    if graph is None and inputs is not None:
+        with suppress(FileError):  # what cannot be described, or does not run on ones
+            answers = parted(question_and_answers(model, inputs), numbered)
     plain = {name: tensor for name, tensor in tensors.items() if name not in stored}
     files = {MODEL: dump_tensors(plain), EDITS: dump_tensors(numbered)}
     sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -74,14 +80,14 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """Return the smaller model that `folder` holds, built from a `model` of the original architecture.
 
     What was done to the original is done again, then the saved tensors are filled in. A model in graph form is traced
-    and cut again, and its answers are compared with those of the saved one.
+    and cut again. Its answers to inputs of ones are compared with those of the saved one, where they were kept.
 
     Args:
         folder: what `Result.save` wrote.
         model: the model as it was before; its weights do not matter, and it is left as it is.
 
     Raises:
-        FileError: a file is missing, truncated or tampered with, or `model` is of another architecture.
+        FileError: a file is missing, truncated or tampered with, or `model` is of another architecture or answers otherwise.
         MissingLibraryError: its tensors were written by an entropy coder that is not installed.
 
     >>> import tempfile, torch
@@ -106,7 +112,7 @@ def load_with_edits(folder: str | os.PathLike[str], model: nn.Module) -> tuple[n
     try:
         small, edits = _replayed(manifest, numbered, state, model)
         fill(small, state.whole(small), "the saved model")
-        if isinstance(small, GraphModule) and manifest.answers is not None:
+        if manifest.answers is not None and not any(t.is_meta for t in small.parameters()):
             check_answers(small, joined(manifest.answers, numbered))
     except MissingLibraryError:
         raise

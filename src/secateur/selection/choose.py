@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.calls import usual
 from secateur.checks import check_fraction, check_name, check_number, check_whole
 from secateur.selection.nested import aligned, multiple_of, nearest_multiple, nested_counts
 from secateur.selection.patterns import Block, by_block, n_of_m
-from secateur.state import usual
 from secateur.structure.nesting import nested
 from secateur.types import InputError, RoundTo, Scores, Sites
 
@@ -99,6 +99,7 @@ def select(
         check_whole("select", 1, "or one by site", round_to=multiple)
     if pattern is not None:
         return n_of_m(scores, pattern)
+    _check_sites(scores, sites)
     round_to = aligned(round_to, sites)
 
     def choose(scores: Scores) -> dict[str, Tensor]:
@@ -193,6 +194,16 @@ def check_scores(scores: Scores, doing: str, *, finite: bool = False) -> None:
             )
     if all(bool(torch.isinf(score).all()) for score in scores.values()):
         raise InputError(f"{doing}: all scores are infinite, which ranks nothing; repair the criterion or its data")
+
+
+def _check_sites(scores: Scores, sites: Sites | None) -> None:
+    """Refuse scores that are not one for each unit of their site; those of sites that are not there are another's to choose."""
+    for name, score in scores.items():
+        site = None if sites is None else sites.get(name)
+        if site is not None and tuple(score.shape) != site.shape:
+            raise InputError(
+                f"select: the scores of {name!r} have shape {tuple(score.shape)}, and the site {site.shape}; give one score a unit"
+            )
 
 
 def _fraction(value: float, name: str) -> float:

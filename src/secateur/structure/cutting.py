@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
-from secateur.state import evaluating, usual
+from secateur.state import called, evaluating
+from secateur.structure.accepted import require_inputs
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
-from secateur.structure.graph import graph_form, graph_structure, require_shapes
+from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.guesses import proposals
+from secateur.structure.held import held, hold
 from secateur.structure.infer import Structure
-from secateur.structure.mend import Edits, edits, proposals
+from secateur.structure.mend import Edits, edits
+from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.trace import model_line
-from secateur.structure.verify import Verification, shapes_taken, verify
+from secateur.structure.tried_shapes import shapes_taken
+from secateur.structure.verify import Verification, agrees_at, verify
 from secateur.structure.whole import WholeCases, verify_whole
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
@@ -139,18 +145,16 @@ def cut_with_plan(
     error: Exception | None = None
     if form != "graph":
         try:
-            return _module_form(cases, small, plan, structure, gone, tolerance)
+            return _module_form(cases, small, plan, structure, gone, form, tolerance)
         except CutError as refused:
             if form == "module" or structure.graph.of_example:
                 raise
             error = refused
-    if structure.graph.decided or structure.graph.ragged:
+    if form == "graph" and structure.graph.of_example:
         raise CutError(
-            f"cut: what {type(model).__name__} runs hangs on the values of its tensors, which a graph would hold on to; ask "
-            'for form="module"'
+            f"cut: {type(model).__name__} {_of_example(structure)}; leave form= out, which returns a module of the model's own class"
         )
-    if isinstance(cases, WholeCases):
-        raise CutError(f'cut: {type(model).__name__} cannot be traced whole and has no graph; ask for form="module"')
+    assert isinstance(cases, Cases)
     return _graph_form(cases, small, plan, structure, tolerance, error)
 
 
@@ -177,7 +181,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
 def _runs(model: nn.Module, structure: Structure) -> bool:
     try:
         with evaluating(model), private_draws():
-            model(*structure.graph.args, **structure.graph.kwargs)
+            called(model, structure.graph.args, structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
         return False
     return True
@@ -186,25 +190,25 @@ def _runs(model: nn.Module, structure: Structure) -> bool:
 def _graph_form(
     cases: Cases, small: nn.Module, plan: Plan, structure: Structure, tolerance: float, error: Exception | None
 ) -> CutModel:
-    """The cut graph, for any batch size where that verifies, else for the example inputs' own."""
+    """The cut graph, for the sizes of inputs at which it verifies."""
     reference = cases.reference
-    for any_batch in (True, False):
+    for free in (True, False):
         try:
-            traced = graph_structure(reference.model, structure.graph, any_batch)
+            traced = graph_structure(reference.model, structure.graph, free)
             gone = {
                 traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
             }
-            graph = graph_form(small, traced, gone)
-            graph.meta["follows_batch"] = any_batch
+            graph = graph_form(small, traced, gone, train_mode(reference.model, traced.graph))
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
-            require_shapes(graph, shapes_taken(cases, graph, plan.rows))
+            shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))
+            require_inputs(graph, shapes, traced.graph.free)
             return CutModel(graph, plan, verification)
         except VerificationError:
-            if not any_batch:
+            if not free:
                 raise
         except Exception as broken:  # noqa: BLE001  (what a rewritten graph raises depends on its ops)
-            if not any_batch:
+            if not free:
                 message = f"{error or 'cut:'} Nor can its graph be written: {broken}"
                 raise CutError(message) from (error or broken)
     raise AssertionError("the second attempt returns or raises")
@@ -224,6 +228,7 @@ def _module_form(
     plan: Plan,
     structure: Structure,
     gone: Mapping[Atom, Tensor],
+    form: Form,
     tolerance: float,
 ) -> CutModel:
     """Try the proposed attribute edits in turn on `small`; the first that runs and verifies is it."""
@@ -237,7 +242,7 @@ def _module_form(
         except VerificationError as error:
             failure = failure or error
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
-            failure = failure or CutError(_cannot_run(small, structure, error) + _uneven(cases.reference))
+            failure = failure or CutError(_cannot_run(small, structure, form, error) + _uneven(cases.reference))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
     raise failure
@@ -255,15 +260,28 @@ def _attribute_sets(
 
 
 def _originals(model: nn.Module, attributes: Edits) -> Edits:
-    return {p: {a: attrgetter(a)(model.get_submodule(p)) for a in names} for p, names in attributes.items()}
+    return {p: {name: held(model.get_submodule(p), name) for name in names} for p, names in attributes.items()}
 
 
-def _cannot_run(small: nn.Module, structure: Structure, error: Exception) -> str:
+def _cannot_run(small: nn.Module, structure: Structure, form: Form, error: Exception) -> str:
     first, line = next(iter(str(error).splitlines()), type(error).__name__), model_line(error)
+    remedy = "leave the site out with ignore=."
+    if structure.graph.of_example:
+        remedy = f"{type(small).__name__} {_of_example(structure)}; {remedy}"
+    elif form == "module":
+        remedy = f'allow form="graph", or {remedy}'
     return (
         f"cut: the smaller model cannot run ({_blame(small, structure)}{f', {line}' if line else ''}: {first}). A size is written "
-        'into its code that no attribute holds; allow form="graph", or leave the site out with ignore=.'
+        f"into its code that no attribute holds; {remedy}"
     )
+
+
+def _of_example(structure: Structure) -> str:
+    """Why no graph of a model can be written."""
+    reason = (
+        "it cannot be traced whole" if structure.graph.regions else "what it runs hangs on the values of its tensors"
+    )
+    return f"has no graph: {reason}"
 
 
 def _uneven(reference: Reference) -> str:
@@ -318,15 +336,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def set_attributes(model: nn.Module, attributes: Edits) -> None:
-    """Set the attributes of `model`; a list takes the type (tuple, list) that the attribute has."""
+    """Set the attributes of `model`, by module and name (`hold`)."""
     for path, values in attributes.items():
         module = model.get_submodule(path)
         if isinstance(module, nn.MultiheadAttention):
             free_attention(module)
-        for attribute, value in values.items():
-            *inner, last = attribute.split(".")
-            holder: Any = attrgetter(".".join(inner))(module) if inner else module  # a config, of this module or nested
-            setattr(holder, last, type(getattr(holder, last))(value) if isinstance(value, list) else value)
+        for name, value in values.items():
+            hold(module, name, value)
 
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:
@@ -369,7 +385,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
         with evaluating(model), private_draws():
-            model(*structure.graph.args, **structure.graph.kwargs)
+            called(model, structure.graph.args, structure.graph.kwargs)
     except Exception:  # noqa: BLE001  (the error itself is the caller's; here only its place is wanted)
         return f"in {entered[-1]}" if entered else "in the model"
     finally:

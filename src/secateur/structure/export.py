@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
@@ -21,11 +21,12 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import own_tensors
+from secateur.state import fresh, own_tensors
 from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.difference import compared_tensors, difference, is_usable
+from secateur.structure.free_sizes import FreeSizes
 from secateur.structure.outputs import Holdings, Stored, opaque_type
-from secateur.structure.traceable import by_shapes
+from secateur.structure.traceable import by_shapes, open_lengths
 from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["Export", "answers_otherwise", "export", "program_inputs"]
@@ -47,6 +48,7 @@ class Export:
         decided: whether values of the example decided what the program is.
         ragged: whether values decide the sizes of tensors; its nodes then say those of the example.
         as_it_runs: whether code that asks heard that it is not exported.
+        free: what sizes are when the inputs have others, where it was asked for.
     """
 
     program: ExportedProgram
@@ -58,6 +60,7 @@ class Export:
     decided: bool = False
     ragged: bool = False
     as_it_runs: bool = False
+    free: FreeSizes | None = None
 
 
 def export(
@@ -68,6 +71,7 @@ def export(
     values: Decided | None = None,
     *,
     as_it_runs: bool = False,
+    free: bool = False,
 ) -> Export:
     """Return the exported program of the model.
 
@@ -79,10 +83,11 @@ def export(
         touched: the ids of the parameters that its forward pass does anything with; None where that is not known.
         values: what its tensors answer where they are asked for values (`decided_values`).
         as_it_runs: let code that asks whether it is being exported, and then goes other ways, hear that it is not.
+        free: leave the sizes of the inputs open, as far as the code does.
     """
 
     def attempt(silent: Sequence[nn.Module]) -> Export:
-        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs))
+        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), free)
 
     exported = attempt(())
     silent = _silent(model, exported, touched)
@@ -102,21 +107,48 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
     return [module for module in ran if any(id(p) in dropped for p in module.parameters(recurse=False))]
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap) -> Export:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap, free: bool
+) -> Export:
     with (
         _exporter,
         _quiet(),
         _empty_buffers_apart(model),
         by_shapes() as traceable,
+        open_lengths() if free else nullcontext(),
         deciding_as(values) as begin,
         tap.listening(begin),
     ):
-        program = torch.export.export(model, args, kwargs, strict=False)
+        shapes = _any_shapes(args, kwargs) if free else None
+        program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
+    _fit_any_layout(program)
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
     exported = Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed, bool(values))
     return replace(exported, as_it_runs=tap.as_it_runs)
+
+
+def _fit_any_layout(program: ExportedProgram) -> None:
+    """Let views be taken of tensors that are laid out otherwise than on the example.
+
+    In other types and of other widths a convolution lays its answer out as suits it, and a ``contiguous()`` that had nothing to
+    do on the example is not in the program.
+    """
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+                node.target = torch.ops.aten.reshape.default
+            module.recompile()
+
+
+def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ShapesCollection:
+    """Every size of the inputs as one that the exporter may leave open."""
+    shapes = torch.export.ShapesCollection()
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if isinstance(leaf, Tensor):
+            shapes[leaf] = [torch.export.Dim.AUTO] * leaf.dim()
+    return shapes
 
 
 OTHERWISE, OTHERWISE_IN_HALF = 1e-3, 3e-2
@@ -152,9 +184,12 @@ def answers_otherwise(
 
 
 def program_inputs(
-    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, copied: bool = True
 ) -> list[Any]:
-    """Return what a program takes, in its order: the model's tensors, constants and the inputs, copied as it may write there."""
+    """Return what a program takes, in its order: the model's tensors, constants and the inputs.
+
+    It may write into those that are no parameters, which are copied unless the model is a copy itself.
+    """
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names |= signature.inputs_to_lifted_tensor_constants
@@ -162,13 +197,16 @@ def program_inputs(
     leaves = iter(pytree.tree_leaves((args, kwargs)))
     holders = [node for node in program.graph.nodes if node.op == "placeholder"]
     flat = [tensors[names[n.name]] if n.name in names else next(leaves) for n in holders]
-    return [x.detach().clone() if isinstance(x, Tensor) else x for x in flat]
+    return [
+        x.detach().clone() if copied and isinstance(x, Tensor) and not isinstance(x, nn.Parameter) else x for x in flat
+    ]
 
 
 def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
     """The ids of the modules that a forward pass runs."""
     ran: set[int] = set()
     handle = register_module_forward_pre_hook(lambda module, _: ran.add(id(module)))
+    args, kwargs = fresh(args, kwargs)
     try:
         model(*args, **kwargs)
     finally:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from secateur.structure.rules import op_name
 from secateur.structure.trace import Graph
 
-__all__ = ["EXAMPLE", "Frame", "Inputs", "as_typed", "drawn_inputs", "other_frames", "table_rows", "wider_frames"]
+__all__ = ["EXAMPLE", "Frame", "Inputs", "ShapedFrame", "as_typed", "drawn_inputs", "other_frames", "table_rows"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -52,6 +52,24 @@ class Frame:
         return ", ".join(parts) or "the example's shapes"
 
 
+@dataclass(frozen=True, eq=False)
+class ShapedFrame(Frame):
+    """The shapes of the inputs, each given.
+
+    Attributes:
+        shapes: the shape of each of the example's tensors, by its id.
+    """
+
+    shapes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def shape(self, x: Tensor) -> tuple[int, ...]:
+        """Return the shape that an input has here."""
+        return self.shapes[id(x)]
+
+    def __str__(self) -> str:
+        return f"inputs of shape {' and '.join(map(str, self.shapes.values()))}"
+
+
 EXAMPLE = Frame()
 
 
@@ -77,21 +95,6 @@ def other_frames(inputs: Inputs) -> Iterator[Frame]:
             if sizes := _other_sizes(inputs, of, dim, scale):
                 yield Frame(batch, sizes, dim)
     yield Frame(batch)
-
-
-def wider_frames(inputs: Inputs) -> Iterator[tuple[Frame, ...]]:
-    """Yield what a graph must take before it is said to take any: a batch of one more, with shorter and longer inputs.
-
-    What crops its input to the example's length runs on shorter inputs alone.
-    """
-    size = _batch_size(inputs)
-    if size is None:
-        return
-    for of, dim in RESIZED:
-        sizes = [_other_sizes(inputs, of, dim, scale) for scale in (SHORTER, LONGER)]
-        if all(sizes):
-            yield tuple(Frame((size, size + 1), new, dim) for new in sizes)
-    yield (Frame((size, size + 1)),)
 
 
 RESIZED = (("all", 1), ("all", 2), ("signals", 1), ("signals", 2), ("tokens", 1), ("vectors", 1))

@@ -10,91 +10,42 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from secateur.structure.axes import Atom, atoms, resolve
+from secateur.structure.axes import Atom
+from secateur.structure.free_sizes import Arithmetic
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
-from secateur.structure.rules import Value, op_name
+from secateur.structure.modes import TrainMode, require_mode
+from secateur.structure.rules import op_name
+from secateur.structure.schemas import named_arguments, set_arguments
+from secateur.structure.signature import called_like
 from secateur.structure.trace import Graph, exported_like, trace
-from secateur.types import CutError, InputError
+from secateur.types import CutError
 
-__all__ = ["Shapes", "graph_form", "graph_structure", "require_shapes"]
-
-Shapes = tuple[tuple[int | None, ...], ...]
-"""The shapes of the tensors among a model's inputs; None for a size that may be any."""
+__all__ = ["graph_form", "graph_structure"]
 
 
-def require_shapes(graph: GraphModule, shapes: Shapes) -> None:
-    """Make a graph refuse inputs of other shapes than `shapes`, which are noted in its ``meta``, and other plain values.
-
-    A graph holds sizes as numbers, and inputs that are no tensors as they were on the example; on others it might run and
-    mean something else.
-    """
-    graph.meta["shapes"] = shapes
-    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    examples = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
-    plain = [node for node in holders if type(node.meta.get("val")) in PLAIN]
-    with graph.graph.inserting_after(holders[-1]):
-        for number, (node, shape) in enumerate(zip(examples, shapes, strict=True)):
-            graph.graph.call_function(check_shape, (node, shape, number))
-        for node in plain:
-            graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
-    graph.recompile()
-
-
-def check_shape(x: Tensor, shape: tuple[int | None, ...], number: int) -> None:
-    """Refuse an input of another shape.
-
-    >>> check_shape(torch.zeros(5, 3), (None, 2), 0)
-    Traceback (most recent call last):
-    secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
-    """
-    if len(x.shape) != len(shape) or any(want not in (None, size) for size, want in zip(x.shape, shape, strict=True)):
-        accepted_shape = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InputError(
-            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
-            "again with an example of the shape that you need"
-        )
-
-
-PLAIN = (bool, int, float, str)
-
-
-def check_value(value: object, expected: float | str, name: str) -> None:
-    """Refuse another plain value than a graph was made with.
-
-    >>> check_value(3, 2, "heads")
-    Traceback (most recent call last):
-    secateur.types.InputError: this graph was made with heads=2, and takes no 3: cut the model again with an example...
-    """
-    if type(value) is not type(expected) or value != expected:
-        raise InputError(
-            f"this graph was made with {name}={expected!r}, and takes no {value!r}: cut the model again with an example that has "
-            "the value that you need"
-        )
-
-
-def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> GraphModule:
+def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], train: TrainMode) -> GraphModule:
     """Return the traced graph with the tensors of `small` (the cut module) and with every size as it is after the cut.
 
-    The state dict has the same keys as the module's. A graph is what eval mode computes. Where the structure was traced
-    on two samples or more (`graph_structure`), sizes that contain the batch are computed from the inputs, so that it
-    takes any batch size.
+    The state dict has the same keys as the module's. In train mode ops take the arguments that they have there. Where the structure was traced with
+    free sizes (`graph_structure`), they are computed from the inputs' own; else all are those of the example.
     """
     program = structure.graph.program
     assert program is not None, "a recorded graph is exported before it is rewritten"
     if structure.graph.opaque:
         raise CutError(f"a graph cannot return a {structure.graph.opaque}; return tensors in tuples, lists or dicts")
     root = _holder(small, structure.graph, program)
-    inner = {id(g): _rewritten(structure, g, gone) for g in _graphs(structure)}
+    inner = {id(g): _rewritten(structure, g, gone, train) for g in _graphs(structure)}
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
             root.add_module(name, GraphModule(module, inner[id(module.graph)]))
-    graph = _top_graph(structure, program, inner[id(program.graph)])
+    graph = _top_graph(small, structure, program, inner[id(program.graph)])
     graph_module = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
-    graph_module.eval()
+    require_mode(graph_module, train)
+    # Where train mode is refused, the graph does not begin with it.
+    graph_module.train(small.training and not train.differs)
     return graph_module
 
 
@@ -143,91 +94,98 @@ def _submodule(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
-def graph_structure(model: nn.Module, graph: Graph, any_batch: bool) -> Structure:
+def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     """Return the structure of the model's exported program, whose graph can be rewritten.
 
     Args:
         model: the model.
         graph: an earlier trace, for its inputs.
-        any_batch: trace on each sample twice where there is one only, so that the batch can be told from a size of 1.
+        free: learn what sizes are when the inputs have others. One sample is then taken twice, as the exporter takes a size
+            of 1 to be that always.
 
     Raises:
-        InputError, TraceError: the model does not take these inputs.
+        InputError, TraceError: the model does not take these inputs, or the exporter cannot tell what sizes are.
     """
     args, kwargs = graph.args, dict(graph.kwargs)
-    if any_batch:
+    if free:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
     ways = exported_like(graph)
-    ways["known_to_run"] = ways["known_to_run"] and not any_batch
-    return infer(trace(model, args or kwargs, quick=False, **ways))
+    ways["compared"] = ways["compared"] and not free
+    return infer(trace(model, args or kwargs, quick=False, free=free, **ways))
 
 
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if x.dim() and len(x) == 1 else x
 
 
-def _batch(structure: Structure) -> tuple[Node, Atom] | None:
-    """An input that has the batch axis, and that axis; None where there is no batch, or one sample only."""
-    for node in structure.graph.inputs:
-        value = structure.values.get(node)
-        if isinstance(value, Value) and value.axes and value.axes[0].size > 1:
-            axis = resolve(value.axes[0])
-            return (node, axis) if isinstance(axis, Atom) else None
-    return None
-
-
-def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor]) -> fx.Graph:
+def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor], train: TrainMode) -> fx.Graph:
     """A copy of a graph in which every argument that is a size has its new value."""
     new = fx.Graph()
     copies: dict[Node, Node] = {}
-    batch = _batch(structure)
+    free = structure.graph.free
+    letters = free.sources[id(old)] if free is not None else {}
+    arithmetic = Arithmetic(new, {})
     for node in old.nodes:
         copy = new.node_copy(node, lambda n: copies[n])
         copies[node] = copy
+        arithmetic.sources |= {letter: (copy, dim) for letter, (holder, dim) in letters.items() if holder is node}
         changes = new_sizes(structure, node, gone) if node.op == "call_function" else {}
         if changes:
             _change(copy, changes)
-        if batch is not None and batch[0] in copies:
-            _follow_batch(structure, node, copy, copies[batch[0]], batch[1])
+        if free is not None and node in free.arguments:
+            _compute_sizes(node, copy, free.arguments[node], arithmetic)
+        if node in train.arguments:
+            _follow_mode(copy, train.arguments[node])
     return new
 
 
-def _follow_batch(structure: Structure, node: Node, copy: Node, source: Node, batch: Atom) -> None:
-    """Compute from the input's batch every size of a view that contains it."""
-    output = structure.values.get(node)
-    name = {"view": "size", "reshape": "shape", "_unsafe_view": "size", "expand": "size"}.get(op_name(node))
-    if name is None or not isinstance(output, Value):
-        return
-    at = [a.name for a in node.target._schema.arguments].index(name)  # type: ignore[union-attr]
-    sizes = list(copy.args[at]) if at < len(copy.args) else []  # type: ignore[arg-type]
+def _follow_mode(copy: Node, in_training: Mapping[str, Any]) -> None:
+    """Give an op other arguments in train mode."""
+    now = named_arguments(copy)
     with copy.graph.inserting_before(copy):
-        for dim, (size, axis) in enumerate(zip(sizes, output.axes, strict=False)):
-            if isinstance(size, int) and size > 0 and list(atoms(axis)).count(batch) == 1:
-                now = copy.graph.call_function(torch.ops.aten.sym_size.int, (source, 0))
-                sizes[dim] = copy.graph.call_function(operator.mul, (now, size // batch.size))
-    if sizes:
-        copy.args = (*copy.args[:at], sizes, *copy.args[at + 1 :])
+        mode = copy.graph.create_node("get_attr", "training")
+        chosen = {
+            name: mode
+            if (value, now[name]) == (True, False)
+            else copy.graph.call_function(torch.sym_ite, (mode, type(now[name])(value), now[name]))
+            for name, value in in_training.items()
+        }
+    set_arguments(copy, chosen)
+
+
+def _compute_sizes(node: Node, copy: Node, expressions: Mapping[str, Any], arithmetic: Arithmetic) -> None:
+    """Compute the sizes among a node's arguments from those of the inputs."""
+    if copy.target != node.target:
+        raise CutError(f"{node.target} takes sizes that follow the inputs, and no list of them")
+    old, new = named_arguments(node), named_arguments(copy)
+    with copy.graph.inserting_before(copy):
+        set_arguments(copy, {name: _computed(old[name], new[name], e, arithmetic) for name, e in expressions.items()})
+
+
+def _computed(old: Any, new: Any, expression: Any, arithmetic: Arithmetic) -> Any:
+    """The node of a size; where the cut made a number of the example smaller, the size is that part of the expression."""
+    if isinstance(expression, list):
+        return [_computed(*each, arithmetic) for each in zip(old, new, expression, strict=True)]
+    if expression is None:
+        return new
+    size = arithmetic.node(expression)
+    if new == old:
+        return size
+    scaled = arithmetic.graph.call_function(operator.mul, (size, new))
+    return arithmetic.graph.call_function(operator.floordiv, (scaled, old))
 
 
 def _change(node: Node, changes: Mapping[str, Any]) -> None:
     assert isinstance(node.target, torch._ops.OpOverload)
-    names = [a.name for a in node.target._schema.arguments]
     if op_name(node) in {"chunk", "split"} and any(isinstance(v, list) for v in changes.values()):
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         node.target = torch.ops.aten.split_with_sizes.default
         node.args, node.kwargs = (node.args[0], next(iter(changes.values())), dim), {}
         return
-    args = list(node.args)
-    for name, value in changes.items():
-        at = names.index(name)
-        if at < len(args):
-            args[at] = value
-        else:
-            node.update_kwarg(name, value)
-    node.args = tuple(args)
+    set_arguments(node, dict(changes))
 
 
-def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) -> fx.Graph:
+def _top_graph(small: nn.Module, structure: Structure, program: ExportedProgram, graph: fx.Graph) -> fx.Graph:
     """Read parameters from the module instead of from the inputs, and take the inputs as the model did."""
     traced = structure.graph
     names = {holder.name: name for holder, name in traced.tensors.items()}
@@ -245,8 +203,7 @@ def _top_graph(structure: Structure, program: ExportedProgram, graph: fx.Graph) 
         node.replace_all_uses_with(read)
         graph.erase_node(node)
     spec = program.call_spec
-    info = _PyTreeInfo([f"arg{i}" for i in range(len(traced.args))] + list(traced.kwargs), spec.in_spec, spec.out_spec)
-    graph.set_codegen(_PyTreeCodeGen(info))
+    graph.set_codegen(called_like(small, traced.args, traced.kwargs, spec.in_spec, spec.out_spec))
     # What leaves in other ways than as an output ends here. The tensors stay, for the state dict.
     graph.eliminate_dead_code(lambda node: node.op == "get_attr" or node.is_impure())
     return graph

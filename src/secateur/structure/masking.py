@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.calls import usual
 from secateur.checks import check_name
-from secateur.state import usual
+from secateur.structure.frames import Inputs
+from secateur.structure.kept_norms import keep_statistics
+from secateur.structure.modes import train_mode
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.sites import with_zeros
 from secateur.structure.whole import WholeCases, interpreted
@@ -21,6 +25,7 @@ from secateur.types import InputError, Keep, Sites
 __all__ = ["mask"]
 
 STATISTICS = ("kept", "all")
+IN_TRAINING = "call eval() on it, or mask with statistics='all', where norms see the zeros too"
 
 
 @usual
@@ -29,8 +34,10 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
 
     For a channel all that is tied to it becomes zero: the weights and bias that produce it, the scale and shift of
     norms, and the weights that consume it; shapes stay as they are. A layer norm, a group norm or a standardised weight
-    takes its statistics over channels, and zeros among them would change those of the others: where any is cut, the copy
-    in eval mode interprets its graph and takes them over the kept ones (in train mode it runs its own code).
+    takes its statistics over channels, and zeros among them would change those of the others: where any is cut, the
+    copy takes them over the kept ones, in eval mode and in train mode. Modules that norm one tensor do so by a hook. Where
+    other code takes statistics, the copy interprets its graph, and is traced once more on inputs of each shape; train mode is
+    then refused where it is more than flags of layers, such as a branch on the mode.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
@@ -50,7 +57,7 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
     masked = with_zeros(model, sites, keep)
     if statistics == "kept" and sites.structure is not None:
         reference = Reference(masked, sites, keep)
-        if _takes_statistics(reference):
+        if _takes_statistics(reference) and not keep_statistics(masked, sites, keep):
             masked.forward = KeptStatistics(masked, sites, keep)
     return masked
 
@@ -79,23 +86,25 @@ class KeptStatistics:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module
         with _own_forward(module):
-            if module.training:
-                return module.forward(*args, **kwargs)
             reference = Reference(module, self.sites, self.keep)
             assert reference.structure is not None
             if reference.structure.graph.regions:
+                if module.training:
+                    raise InputError(f"mask: {type(module).__name__} was traced in parts, in eval mode; {IN_TRAINING}")
                 with interpreted(module, WholeCases(reference).parts):
                     return module.forward(*args, **kwargs)
-            statistics = self._statistics(reference, (args, kwargs))
-            return module.forward(*args, **kwargs) if statistics is None else statistics.run(module, (args, kwargs))
+            inputs = _by_name(module, args, kwargs)
+            statistics = self._statistics(reference, inputs)
+            return module.forward(*args, **kwargs) if statistics is None else statistics.run(module, inputs)
 
     def _statistics(self, reference: Reference, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Statistics | None:
         """The graph at the shapes of the inputs, for which the model is traced once."""
         shapes = str(pytree.tree_map(lambda leaf: tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf, inputs))
+        shapes += f" {self.module.training}"
         if shapes not in self._by_shapes:
             try:
                 with torch.no_grad():
-                    self._by_shapes[shapes] = reference.statistics_at(inputs)
+                    self._by_shapes[shapes] = self._in_this_mode(reference.statistics_at(inputs))
             except LookupError as error:
                 raise InputError(
                     f"mask: the masked copy has no site {error} on these inputs: its forward pass computes with tensors that are "
@@ -103,9 +112,31 @@ class KeptStatistics:
                 ) from error
         return self._by_shapes[shapes]
 
+    def _in_this_mode(self, statistics: Statistics | None) -> Statistics | None:
+        if statistics is None or not self.module.training:
+            return statistics
+        train = train_mode(self.module, statistics.structure.graph)
+        if train.differs:
+            raise InputError(
+                f"mask: the masked copy computes what the model does in eval mode alone: {train.differs}; {IN_TRAINING}"
+            )
+        return replace(statistics, train=train)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptStatistics:
         # The copy's module is copied already, or is being copied: a forward pass is an attribute of it.
         return KeptStatistics(memo[id(self.module)], self.sites, self.keep)
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    """The same inputs all by name, in the order of the forward pass, where all have a name."""
+    signature = inspect.signature(module.forward)
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if not kwargs or kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY}:
+        return args, kwargs
+    bound = signature.bind(*args, **kwargs)
+    rest = next((n for n, p in signature.parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), "")
+    named = {name: value for name, value in bound.arguments.items() if name != rest}
+    return (), {**named, **bound.arguments.get(rest, {})}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Tie the axes of which code reads one's size from a tensor's shape and gives it to the other.
+"""Tie the axes that a module's code makes of one size: where it reads the size of one and gives it to the other.
 
 As in ``b, t, width = x.shape`` and later ``heads.reshape(b, t, width)``: a module that is run anew needs both to be of one
-size. A graph could be written with two; where none can be, they are one axis.
+size. A graph could be written with two; where none can be, they are one axis. So are those that one attribute sizes; and of
+``width // self.heads`` neither can change, unless the width is made of both.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Axis, unify
-from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unify
+from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.rules import Value, op_name, shape_of
 
 __all__ = ["tie_read_sizes"]
@@ -22,37 +23,73 @@ RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
 def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
-    """Make one of every axis whose size was read and the axes of reshaped tensors that took the very size."""
-    nodes = _by_module(uses, values)
+    """Make one of every axis whose size was read and the axes of reshaped tensors that took the very size.
+
+    So are those that an attribute sizes. What is a fraction of a size stays, with all that makes the fraction.
+    """
+    places = _Places(uses, values)
     for origin, dimensions in sorted(uses.copied.items(), key=str):
         for dimension in sorted(dimensions, key=str):
-            if dimension.shape[dimension.dim] != origin.shape[origin.dim]:
-                continue
-            targets = list(_axes(nodes, values, dimension, reshaped=True))
-            for axis in [*targets[1:], *_axes(nodes, values, origin, reshaped=False)] if targets else ():
-                unify(targets[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+            size, copied = origin.shape[origin.dim], dimension.shape[dimension.dim]
+            if copied == size:
+                targets = list(places.axes(dimension, reshaped=True))
+                for axis in [*targets[1:], *places.axes(origin)] if targets else ():
+                    unify(targets[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+            elif 1 < copied < size and size % copied == 0:
+                _hold_fraction(uses, places, origin, dimension)
+    for attribute in sorted(uses.values, key=str):
+        axes = [resolve(axis) for axis in places.sized(attribute)]
+        because = f"it shares its size with what cannot change ({attribute})"
+        if any(map(is_fixed, axes)):
+            _freeze(axes, because)
+        for axis in axes[1:]:
+            unify(axes[0], axis, lambda because=because: because)  # type: ignore[misc]
 
 
-def _by_module(uses: Uses, values: Mapping[Node, Any]) -> Mapping[tuple[str, tuple[int, ...]], dict[Node, None]]:
+def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
+    """Freeze a size that is computed as a fraction of another, unless the other is made of it."""
+    wholes, parts = list(places.axes(origin)), list(places.axes(dimension, reshaped=True))
+    needed = {atom for axis in parts for atom in atoms(axis)}
+    if all(needed.issubset(atoms(axis)) for axis in wholes):
+        return
+    count = origin.shape[origin.dim] // dimension.shape[dimension.dim]
+    for attribute, dimensions in uses.sizes.items():
+        if dimension in dimensions and uses.values.get(attribute) == count:
+            parts += places.sized(attribute)
+    _freeze([*wholes, *parts], f"a size is computed of it, {origin}")
+
+
+def _freeze(axes: list[Axis], because: str) -> None:
+    for axis in axes:
+        if not is_fixed(axis):
+            freeze(axis, because)
+
+
+class _Places:
     """The tensors that each module's own code has in its hands, by their shapes: what it computes, and what enters it."""
-    nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
-    paths = {node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""] for node in values}
-    for node, stack in paths.items():
-        for neighbour in (node, *node.all_input_nodes):
-            if not isinstance(values.get(neighbour), Value):
-                continue
-            for path in stack:
-                if path == stack[-1] or path not in paths[neighbour]:
-                    nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
-    return nodes
 
+    def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
+        self.uses, self.values = uses, values
+        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        paths = {
+            node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""] for node in values
+        }
+        for node, stack in paths.items():
+            for neighbour in (node, *node.all_input_nodes):
+                if not isinstance(values.get(neighbour), Value):
+                    continue
+                for path in stack:
+                    if path == stack[-1] or path not in paths[neighbour]:
+                        self.nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
 
-def _axes(
-    nodes: Mapping[tuple[str, tuple[int, ...]], dict[Node, None]],
-    values: Mapping[Node, Any],
-    dimension: Dimension,
-    reshaped: bool,
-) -> Iterator[Axis]:
-    for node in nodes.get((dimension.path, dimension.shape), ()):
-        if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
-            yield values[node].axes[dimension.dim]
+    def axes(self, dimension: Dimension, reshaped: bool = False) -> Iterator[Axis]:
+        """Yield the axes that a dimension may be of; of reshaped tensors alone where that is asked for."""
+        for node in self.nodes.get((dimension.path, dimension.shape), ()):
+            if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
+                yield self.values[node].axes[dimension.dim]
+
+    def sized(self, attribute: Attribute) -> Iterator[Axis]:
+        """Yield the axes of reshaped tensors that an attribute's very number sizes."""
+        for dimension in sorted(self.uses.sizes.get(attribute, ()), key=str):
+            if dimension.shape[dimension.dim] == self.uses.values[attribute]:
+                yield from self.axes(dimension, reshaped=True)

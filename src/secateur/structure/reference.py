@@ -14,12 +14,15 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, is_fixed, keep_vector
 from secateur.structure.depth import BlockStructure
-from secateur.structure.frames import Inputs, as_typed, table_rows
+from secateur.structure.export import program_inputs
+from secateur.structure.frames import Inputs, table_rows
 from secateur.structure.infer import Structure, infer
+from secateur.structure.modes import TrainMode
 from secateur.structure.rules import Value, op_name
+from secateur.structure.schemas import with_arguments
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
-from secateur.structure.trace import exported_like, trace
+from secateur.structure.trace import AsBefore, exported_like, trace
 from secateur.types import Keep, Site, Sites, VerificationError
 
 __all__ = ["Reference", "Statistics"]
@@ -67,7 +70,7 @@ class Reference:
         return self._statistics(self.structure)
 
     def statistics_at(self, inputs: Inputs) -> Statistics | None:
-        """Return the same at other shapes, for which the model is traced once more.
+        """Return the same for other inputs, for which the model is traced once more.
 
         Raises:
             InputError, TraceError: the model cannot be traced there.
@@ -76,15 +79,15 @@ class Reference:
         return None if self.statistics is None else self._statistics(self.structure_at(inputs))
 
     def structure_at(self, inputs: Inputs) -> Structure:
-        """Return the structure at other shapes.
+        """Return the structure for other inputs, of the types that the model takes.
 
         Raises:
             InputError, TraceError: the model cannot be traced there.
         """
-        args, kwargs = as_typed(inputs, self.inputs)
+        args, kwargs = inputs
         graph = None if self.structure is None else self.structure.graph
-        ways = {} if graph is None else exported_like(graph)
-        return infer(trace(self.model, args or kwargs, quick=False, **ways))
+        as_before = exported_like(graph) if graph else AsBefore(compared=False, as_it_runs=False)
+        return infer(trace(self.model, args or kwargs, quick=False, **as_before))
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
@@ -150,24 +153,31 @@ def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """The nodes of a traced graph that take statistics over an axis that is cut."""
+    """The nodes of a traced graph that take statistics over an axis that is cut.
+
+    Attributes:
+        structure: of the graph.
+        gone: the keep vectors of the axes that are cut.
+        nodes: those that take statistics over one.
+        train: what the ops are in train mode, where that is what runs.
+    """
 
     structure: Structure
     gone: Mapping[Atom, Tensor]
     nodes: set[Node]
+    train: TrainMode | None = None
 
     def run(self, module: nn.Module, inputs: Inputs) -> Any:
         """Return what the graph gives with the module's tensors, statistics taken over the kept units."""
-        graph = self.structure.graph
-        program = graph.program
+        program = self.structure.graph.program
         assert program is not None, "a recorded graph takes no statistics over what is cut"
-        tensors_by_name = {**program.constants, **own_tensors(module)}
-        names = {n.name: name for n, name in graph.tensors.items()}
-        names |= program.graph_signature.inputs_to_lifted_tensor_constants
-        leaves = iter(pytree.tree_leaves(inputs))
-        holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-        flat = [tensors_by_name[name] if (name := names.get(n.name)) else next(leaves) for n in holders]
+        tensors_by_name = own_tensors(module)
+        for name, step in self.train.counters.items() if self.train else ():
+            tensors_by_name[name] += step
+        flat = program_inputs(program, module, *inputs, copied=False)
         outputs = _MaskedStatistics(program.graph_module, self).run(*flat)
+        if (tree := self.structure.graph.tree) is not None:
+            return tree.filled(list(outputs))
         return pytree.tree_unflatten(list(outputs), program.call_spec.out_spec)
 
 
@@ -177,6 +187,11 @@ class _MaskedStatistics(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, statistics: Statistics) -> None:
         super().__init__(module)
         self.structure, self.gone, self.statistics = statistics.structure, statistics.gone, statistics.nodes
+        self.in_training = statistics.train.arguments if statistics.train else {}
+
+    def fetch_args_kwargs_from_env(self, n: Node) -> Any:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return with_arguments(n, args, kwargs, self.in_training[n]) if n in self.in_training else (args, kwargs)
 
     def run_node(self, n: Node) -> Any:
         if n not in self.statistics:

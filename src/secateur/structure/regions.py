@@ -162,7 +162,7 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
             }
         if graph.uses is None:
             with evaluating(alone), private_draws():
-                graph = replace(graph, uses=watch(alone, *_copied((graph.args, dict(graph.kwargs)))))
+                graph = replace(graph, uses=watch(alone, *_copied((graph.args, dict(graph.kwargs))))[0])
         regions.append(Region(path, graph))
     return regions
 
@@ -217,6 +217,7 @@ def _both(a: Uses, b: Uses) -> Uses:
     """What two forward passes did."""
     return Uses(
         read=a.read | b.read,
+        values={**a.values, **b.values},
         numbers=a.numbers | b.numbers,
         lost=a.lost | b.lost,
         sizes=_merged(a.sizes, b.sizes),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
-from secateur.state import own_tensors
+from secateur.state import fresh, own_tensors
 from secateur.structure.frames import Inputs
 from secateur.switches import unfused_attention
 from secateur.untouched import copied
@@ -72,7 +72,7 @@ def run_substituted(
     >>> run_substituted(nn.Linear(2, 1, bias=False), lambda name: torch.full((1, 2), 2.0), ((torch.ones(1, 2),), {}))
     tensor([[4.]], dtype=torch.float64)
     """
-    shells = _Shells(model, DOUBLE if double else {})
+    shells, inputs = _Shells(model, DOUBLE if double else {}), fresh(*inputs)
     with torch.no_grad():
         for name, buffer in shells.buffers.items():
             buffer.copy_(fetch(name))

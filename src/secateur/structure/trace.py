@@ -8,19 +8,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import called, check_ordinary, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import called, check_ordinary, evaluating, first_names, fresh, own_tensors, split_inputs
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, answers_otherwise, export
+from secateur.structure.free_sizes import FreeSizes, with_free_sizes
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
@@ -30,7 +30,7 @@ from secateur.types import ExampleInputs, TraceError
 from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
-__all__ = ["Graph", "Region", "exported_like", "first_line", "model_line", "trace", "where"]
+__all__ = ["AsBefore", "Graph", "Region", "exported_like", "first_line", "model_line", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class Graph:
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
         as_it_runs: whether code that asks heard that it is not exported, as otherwise it answers something else or fails.
+        free: what sizes are when the inputs have others, where it was asked for.
     """
 
     graph: fx.Graph
@@ -80,11 +81,17 @@ class Graph:
     decided: bool = False
     ragged: bool = False
     as_it_runs: bool = False
+    free: FreeSizes | None = None
 
     @property
     def of_example(self) -> bool:
         """Whether values of the example stand in it, so that no graph of it is written that would take others."""
         return self.decided or self.ragged or bool(self.regions)
+
+    @property
+    def without_form(self) -> bool:
+        """Whether no graph can be written of it, so that what is cut must run as the module that it is."""
+        return self.of_example or bool(self.opaque)
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -112,8 +119,10 @@ def trace(
     example_inputs: ExampleInputs,
     *,
     quick: bool = True,
-    known_to_run: bool = False,
+    compared: bool = False,
     as_it_runs: bool = False,
+    uses: Uses | None = None,
+    free: bool = False,
 ) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
@@ -121,9 +130,11 @@ def trace(
         model: any module that `torch.export` takes.
         example_inputs: what the model is called with.
         quick: record a plain network from its forward pass, and export only what is not plain; False always exports.
-        known_to_run: the model has run on these inputs before, so that it need not be tried first.
+        compared: what the exported program answers was compared with what the model does before, and is not again.
         as_it_runs: let code that asks whether it is exported hear that it is not. Found out by itself where the model is tried:
             what the exported program answers there is compared with what the model does.
+        uses: what was seen of it before, so that it need not be watched again.
+        free: learn what sizes are when the inputs have others (`FreeSizes`).
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -133,41 +144,46 @@ def trace(
     check_readable(model, "trace")
     check_ordinary(model, "trace")
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), private_draws(), writes_refused(model):
-        if quick and (recorded := _recorded(model, args, kwargs)) is not None:
-            return recorded
-        if not known_to_run:
-            # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            answers = called(model, *_fresh(args, kwargs))
+    if quick:
+        with evaluating(model), private_draws(), writes_refused(model):
+            if (recorded := _recorded(model, args, kwargs)) is not None:
+                return recorded
     # Each pass anew: what the one before kept in tables is dropped.
-    with evaluating(model), private_draws():
-        uses = watch(model, *_fresh(args, kwargs))
+    answers = None
+    if uses is None:
+        with evaluating(model), private_draws(), writes_refused(model):
+            uses, answers = watch(model, *fresh(args, kwargs))
+    if uses is None:
+        # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
+        with evaluating(model), private_draws(), writes_refused(model):
+            answers = called(model, args, kwargs)
     with evaluating(model):
-        exported = _export(model, args, kwargs, uses, as_it_runs)
-        may_differ = not (known_to_run or exported.as_it_runs)
+        exported = _export(model, args, kwargs, uses, as_it_runs, free)
+        may_differ = not (compared or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
             # Where it makes no difference what the code hears, the two differ by design, as with padded places in fast paths.
             with suppress(Exception):
-                other = _export(model, args, kwargs, uses, as_it_runs=True)
+                other = _export(model, args, kwargs, uses, True, free)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
     return _exported(model, exported, args, kwargs, uses)
 
 
-def exported_like(graph: Graph) -> dict[str, bool]:
+class AsBefore(TypedDict):
+    """How a model was exported before (see `trace`)."""
+
+    compared: bool
+    as_it_runs: bool
+
+
+def exported_like(graph: Graph) -> AsBefore:
     """Return what to tell `trace` so that it exports as the earlier trace was; one that was recorded says nothing of that."""
-    return {"known_to_run": graph.program is not None, "as_it_runs": graph.as_it_runs}
-
-
-def _fresh(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same inputs in containers of their own, which a forward pass may fill."""
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
-    return inputs
+    return {"compared": graph.program is not None, "as_it_runs": graph.as_it_runs}
 
 
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:
     """The graph of a plain network; None where it is not plain, or fails."""
     try:
-        recording = record(model, *_fresh(args, kwargs))
+        recording = record(model, *fresh(args, kwargs))
     except Exception:  # noqa: BLE001  (what is wrong with the model is found and said by the export)
         return None
     graph = Graph(recording.graph, recording.tensors, own_tensors(model), tuple(recording.inputs), args, kwargs)
@@ -205,6 +221,7 @@ def _exported(
         decided=exported.decided,
         ragged=exported.ragged,
         as_it_runs=exported.as_it_runs,
+        free=exported.free,
     )
     return _with_leaving(model, graph, exported.stored, exported.ran)
 
@@ -239,10 +256,16 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool, free: bool
 ) -> Export:
     """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
+    if free:
+        try:
+            exported = export(model, args, kwargs, touched, as_it_runs=as_it_runs, free=True)
+            return replace(exported, free=with_free_sizes(exported.program))
+        except Exception as error:
+            raise TraceError(_refusal(model, error)) from error
     exports: list[Export] = []
     failure: Exception | None = None
     try:
@@ -251,7 +274,7 @@ def _export(
         failure = error
     if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
-            values = decided_values(model, *_fresh(args, kwargs))
+            values = decided_values(model, *fresh(args, kwargs))
             if values or failure is not None:
                 exports.insert(
                     0, export(model, args, kwargs, touched, values, as_it_runs=as_it_runs or failure is not None)

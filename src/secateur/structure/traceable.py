@@ -6,6 +6,7 @@ causal. What is verified is run as it is.
 
 from __future__ import annotations
 
+import builtins
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 from torch._subclasses import fake_impls
 from torch.nn.modules import transformer
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["Traceable", "by_shapes"]
+__all__ = ["Traceable", "by_shapes", "open_lengths"]
 
 GROUPED = [torch.ops.aten._grouped_mm.default] if hasattr(torch.ops.aten, "_grouped_mm") else []
+DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -75,13 +78,37 @@ def by_shapes() -> Iterator[Traceable]:
             setattr(functions, name, here(originals[name], replacement))
         transformer._detect_is_causal_mask = here(causal, _as_told)
         shapes.update(dict.fromkeys(grouped, _grouped))
-        yield noted
+        with _DataDetached():
+            yield noted
     finally:
         transformer._detect_is_causal_mask = causal
         for op in grouped:
             del shapes[op]
         for name in names:
             delattr(functions, name)  # the module finds torch's own by itself
+
+
+class _DataDetached(TorchFunctionMode):
+    """Gives a tensor's ``data`` as `detach` does, which the exporter sees; without gradients the two are one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].detach() if func == DATA else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def open_lengths() -> Iterator[None]:
+    """Let this thread's ``len(x)`` of a tensor be its first size, which the exporter may leave open: a length of Python is a number."""
+    original, thread = builtins.len, threading.get_ident()
+
+    def length(x: Any) -> int:
+        is_open = type(x) is not tuple and threading.get_ident() == thread and isinstance(x, Tensor) and x.dim() > 0
+        return x.shape[0] if is_open else original(x)
+
+    vars(builtins)["len"] = length
+    try:
+        yield
+    finally:
+        vars(builtins)["len"] = original
 
 
 def _grouped(_mode: Any, _op: Any, rows: Tensor, weight: Tensor, *_: Any, **__: Any) -> Any:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, own_tensors
+from secateur.state import evaluating, fresh, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.carriers import Uses
 from secateur.structure.cases import Case, Cases
 from secateur.structure.difference import compared_tensors, difference
-from secateur.structure.frames import Frame, wider_frames
+from secateur.structure.frames import Frame
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
 from secateur.structure.ragged import known_sizes
@@ -29,7 +29,7 @@ from secateur.structure.trace import trace, where
 from secateur.switches import unfused_attention
 from secateur.types import VerificationError
 
-__all__ = ["Verification", "check_sizes", "check_tensors", "shapes_taken", "verify"]
+__all__ = ["Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
 
 IN_DOUBLE = 1e-9
 """The greatest relative difference in float64; what rounding leaves is below 1e-12 in most models."""
@@ -65,7 +65,7 @@ class Verification:
 def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:
     """Compare the cut model with the masked one: in float64 on every draw, and in its own type on the example.
 
-    A graph is written for the example's shapes, and compared at those; where else it may run, `shapes_taken` finds.
+    A graph is written for the example's shapes, and compared at those; where else it may run, `agrees_at` tells.
 
     Args:
         cases: what to compare on.
@@ -93,27 +93,14 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     return Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
 
 
-def shapes_taken(cases: Cases, graph: GraphModule, rows: Rows) -> tuple[tuple[int | None, ...], ...]:
-    """Return the shapes of the inputs that a cut graph takes: None for a size that was another one in a run.
-
-    The graph is compared with the masked model there; what it was not run on is not claimed.
-    """
-    sliced = Sliced(cases.reference, graph, rows)
-    tensors = [x for x in pytree.tree_leaves(cases.reference.inputs) if isinstance(x, Tensor)]
-    for frames in wider_frames(cases.reference.inputs):
-        if all(_agrees(cases, sliced, frame) for frame in frames):
-            shapes = [list(zip(x.shape, *(frame.shape(x) for frame in frames), strict=True)) for x in tensors]
-            return tuple(tuple(s[0] if len(set(s)) == 1 else None for s in sizes) for sizes in shapes)
-    return tuple(tuple(x.shape) for x in tensors)
-
-
-def _agrees(cases: Cases, sliced: Sliced, frame: Frame) -> bool:
-    """Whether the original runs at these shapes, and the cut one answers as it should."""
+def agrees_at(cases: Cases, cut: nn.Module, rows: Rows, frame: Frame) -> bool | None:
+    """Whether the cut model answers at these shapes as the masked one does; None where that does not run there."""
+    sliced = Sliced(cases.reference, cut, rows)
     try:
         deviations = [_compare(sliced, case) for case in cases.at(frame)]
     except VerificationError:
         return False
-    return bool(deviations)
+    return True if deviations else None
 
 
 def _compare(sliced: Sliced, case: Case) -> float:
@@ -166,7 +153,7 @@ class Sliced:
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
-        args, kwargs = self.reference.inputs
+        args, kwargs = fresh(*self.reference.inputs)
         with evaluating(self.cut), private_draws(), unfused_attention():
             return self.cut(*args, **kwargs)
 
@@ -230,10 +217,19 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
         cut,
         graph.args or dict(graph.kwargs),
         quick=graph.program is None,
-        known_to_run=True,
+        compared=True,
         as_it_runs=graph.as_it_runs,
+        uses=graph.uses and _as_of(graph.uses, graph.state, cut),
     )
     _compare_sizes(structure, gone, list(again.nodes), cut)
+
+
+def _as_of(uses: Uses, state: Mapping[str, Tensor], cut: nn.Module) -> Uses:
+    """What was seen of the original, with the cut module's parameters in the place of those of the same names."""
+    own = own_tensors(cut)
+    return replace(
+        uses, parameters={id(own[name]) for name, t in state.items() if id(t) in uses.parameters and name in own}
+    )
 
 
 def _compare_sizes(structure: Structure, gone: Mapping[Atom, Tensor], nodes: list[Node], cut: nn.Module) -> None:

@@ -25,20 +25,20 @@ from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Us
 __all__ = ["watch"]
 
 
-def watch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Uses | None:
-    """Run `model` once, and return what it did with its sizes; None where it cannot run while watched.
+def watch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Uses | None, Any]:
+    """Run `model` once, and return what it did with its sizes, and its answers; None twice where it cannot run while watched.
 
     It runs in the mode in which it is. What it stores on itself may hold carriers, and must be put back.
     """
     log = _Watch(model)
     try:
         with _watched(log), _Calls(log):
-            model(*args, **kwargs)
+            answers = model(*args, **kwargs)
     except Exception:  # noqa: BLE001  (code may insist on plain numbers; then nothing was seen, and nothing is known)
-        return None
+        return None, None
     finally:
         log.open = False
-    return log.uses
+    return log.uses, answers
 
 
 POWERS = (-1, 0.5, -0.5, 0.25, -0.25)
@@ -70,6 +70,8 @@ class _Watch(UseLog):
         if not self.open or not numbers or any(type(n) is not int for n in numbers):
             return value
         self.uses.read.add(origin)
+        if type(value) is int:
+            self.uses.values[origin] = value
         carriers = [self._hand_out(n, origin) for n in numbers]
         return carriers[0] if type(value) is int else type(value)(carriers)
 
@@ -232,11 +234,13 @@ class _Call:
         if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)):
             sizes = list(sizes[0])
         for at, size in enumerate(sizes):
-            self.log.size(origins_of(size), self._set_by(at))
+            self.log.size(origins_of(size), self._set_by(at, plain(size)))
 
-    def _set_by(self, at: int) -> list[Dimension]:
+    def _set_by(self, at: int, size: Any) -> list[Dimension]:
         """The dimensions of the result that the size at a place sets, where that is known."""
         if self.name in SHAPED and isinstance(self.result, Tensor) and at < self.result.dim():
+            return [self._dimension(self.result, at)]
+        if self.name == "repeat" and self.result.shape[at] == size:  # what it repeats is of size 1
             return [self._dimension(self.result, at)]
         if self.name == "unflatten":
             dim = self.bare[1] if len(self.bare) > 1 else self.named["dim"]

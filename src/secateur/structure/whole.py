@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, first_names
+from secateur.state import evaluating, first_names, fresh
 from secateur.structure.axes import Atom
 from secateur.structure.cases import Cases
 from secateur.structure.difference import difference, is_usable
@@ -148,8 +148,9 @@ def _run(module: nn.Module, inputs: Inputs, paths: list[str]) -> Any:
         module.get_submodule(path).register_forward_hook(lambda _m, _a, answer: answers.append(answer))
         for path in paths
     ]
+    args, kwargs = fresh(*inputs)
     try:
-        return module(*inputs[0], **inputs[1]), answers
+        return module(*args, **kwargs), answers
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,161 @@
+"""What inputs a graph takes: it refuses others itself, as it might run on them and mean something else."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx import GraphModule, Node
+
+from secateur.checks import brief
+from secateur.structure.free_sizes import Arithmetic, FreeSizes
+from secateur.types import InputError
+
+__all__ = ["PLAIN", "Shapes", "Span", "check_left_out", "in_span", "require_inputs", "span_in_words"]
+
+Span = tuple[int, int | None]
+"""The least and the greatest size; None for no bound."""
+Shapes = tuple[tuple[int | Span | None, ...], ...]
+"""The shapes of the tensors among a model's inputs; None for a size that may be any, two numbers for one from and to."""
+PLAIN = (bool, int, float, str)
+
+
+def require_inputs(graph: GraphModule, shapes: Shapes, free: FreeSizes | None = None) -> None:
+    """Make a graph refuse inputs of other shapes than `shapes`, and other plain values than those of the example.
+
+    Shapes and conditions are noted in its ``meta``.
+
+    Args:
+        graph: the graph; it is changed.
+        shapes: what it takes.
+        free: where some sizes may be others: what must be true of them besides.
+    """
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    inputs = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
+    plain = [node for node in holders if "val" in node.meta and type(node.meta["val"]) in (*PLAIN, type(None))]
+    conditions: dict[str, None] = {}
+    with graph.graph.inserting_before(holders[-1].next):
+        for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
+            graph.graph.call_function(check_shape, (node, shape, number))
+        for node in plain:
+            graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
+        for condition, words in _conditions(graph.graph, inputs, shapes, free) if free else ():
+            graph.graph.call_function(check_condition, (condition, words))
+            conditions[words] = None
+    graph.meta |= {"shapes": shapes, "conditions": tuple(conditions)}
+    graph.recompile()
+
+
+def _conditions(graph: fx.Graph, inputs: list[Node], shapes: Shapes, free: FreeSizes) -> Iterator[tuple[Any, str]]:
+    """What must be true of the sizes that may be others: nodes that tell, and words."""
+    arithmetic, named = Arithmetic(graph, {}), dict[Any, Any]()
+    same = list[tuple[Node, int, Any, str]]()
+    for number, dim in ((n, d) for n, shape in enumerate(shapes) for d in range(len(shape))):
+        size, word = free.shapes[number][dim], f"inputs[{number}].shape[{dim}]"
+        if isinstance(size, int):
+            continue
+        if size.is_Symbol and size not in arithmetic.sources:
+            arithmetic.sources[size] = (inputs[number], dim)
+            named[size] = free.examples[size] if isinstance(shapes[number][dim], int) else _symbol(word)
+        else:
+            same.append((inputs[number], dim, size, word))
+    for node, dim, size, word in same:
+        if (told := size.subs(named)).free_symbols:
+            actual = graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+            yield graph.call_function(operator.eq, (actual, arithmetic.node(size))), f"{word} == {_in_words(told)}"
+    for condition in free.conditions:
+        if (told := condition.subs(named)).free_symbols:
+            yield arithmetic.node(condition), _in_words(told)
+
+
+def _symbol(name: str) -> Any:
+    import sympy
+
+    return sympy.Symbol(name, integer=True, positive=True)
+
+
+def _in_words(expression: Any) -> str:
+    from torch.utils._sympy.printers import PythonPrinter
+
+    return str(PythonPrinter().doprint(expression))  # type: ignore[no-untyped-call]
+
+
+def check_condition(holds: bool, words: str) -> None:
+    """Refuse inputs of other sizes.
+
+    >>> check_condition(7 % 2 == 0, "inputs[0].shape[1] % 2 == 0")
+    Traceback (most recent call last):
+    secateur.types.InputError: this graph takes inputs of which inputs[0].shape[1] % 2 == 0 alone: cut the model again...
+    """
+    if not holds:
+        raise InputError(
+            f"this graph takes inputs of which {words} alone: cut the model again with an example of the sizes that you need"
+        )
+
+
+def check_shape(x: Tensor, shape: tuple[int | Span | None, ...], number: int) -> None:
+    """Refuse an input of another shape.
+
+    >>> check_shape(torch.zeros(5, 3), (None, 2), 0)
+    Traceback (most recent call last):
+    secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
+    """
+    if len(x.shape) != len(shape) or not all(map(in_span, x.shape, shape)):
+        accepted_shape = ", ".join(map(span_in_words, shape))
+        raise InputError(
+            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
+            "again with an example of the shape that you need"
+        )
+
+
+def in_span(size: int, wanted: int | Span | None) -> bool:
+    """Return whether a size is one of those wanted."""
+    if wanted is None:
+        return True
+    least, most = (wanted, wanted) if isinstance(wanted, int) else wanted
+    return least <= size and (most is None or size <= most)
+
+
+def span_in_words(size: int | Span | None) -> str:
+    """Return what a size may be.
+
+    >>> [span_in_words(size) for size in (3, None, (2, None), (1, 16), (4, 16))]
+    ['3', 'any', '2 or more', 'up to 16', '4 to 16']
+    """
+    if not isinstance(size, tuple):
+        return "any" if size is None else str(size)
+    least, most = size
+    if most is None:
+        return f"{least} or more"
+    return f"up to {most}" if least <= 1 else f"{least} to {most}"
+
+
+def check_value(value: object, expected: object, name: str) -> None:
+    """Refuse another plain value than a graph was made with.
+
+    >>> check_value(3, 2, "heads")
+    Traceback (most recent call last):
+    secateur.types.InputError: this graph was made with heads=2, and takes no 3: cut the model again with an example...
+    """
+    if type(value) is not type(expected) or value != expected:
+        raise InputError(
+            f"this graph was made with {name}={expected!r}, and takes no {brief(value)}: cut the model again with an example that "
+            "has the value that you need"
+        )
+
+
+def check_left_out(value: object, default: object, name: str) -> None:
+    """Refuse what the example left out, unless it is what the model takes then.
+
+    >>> check_left_out(None, None, "mask")
+    >>> check_left_out(torch.ones(2), None, "mask")
+    Traceback (most recent call last):
+    secateur.types.InputError: this graph was made without mask: leave it out, or cut the model again with an example that has it
+    """
+    if value is not default and (isinstance(value, Tensor) or type(value) is not type(default) or value != default):
+        raise InputError(
+            f"this graph was made without {name}: leave it out, or cut the model again with an example that has it"
+        )

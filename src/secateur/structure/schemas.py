@@ -1,0 +1,34 @@
+"""The arguments of a traced op by the names that its schema has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+__all__ = ["named_arguments", "set_arguments", "with_arguments"]
+
+
+def named_arguments(node: Node) -> dict[str, Any]:
+    """Return what an op of ATen is given by name, defaults included."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    arguments = node.target._schema.arguments
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return {**defaults, **dict(zip((a.name for a in arguments), node.args, strict=False)), **node.kwargs}
+
+
+def set_arguments(node: Node, values: Mapping[str, Any]) -> None:
+    """Give an op of ATen other arguments, by name."""
+    node.args, node.kwargs = with_arguments(node, node.args, node.kwargs, values)
+
+
+def with_arguments(
+    node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of an op of ATen with others in the place of some, by name."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [a.name for a in node.target._schema.arguments[: len(args)]]
+    others = {name: value for name, value in values.items() if name not in names}
+    return tuple(values.get(name, value) for name, value in zip(names, args, strict=True)), {**kwargs, **others}

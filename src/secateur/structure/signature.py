@@ -1,0 +1,92 @@
+"""The signature of a graph: that of the model's own forward pass, so that it is called in the same ways."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from secateur.structure.accepted import PLAIN, check_left_out
+
+__all__ = ["RETURNED_BESIDES", "called_like"]
+
+RETURNED_BESIDES: Mapping[str, Any] = {"use_cache": False}
+"""Arguments that ask for what is returned besides, with the value that asks for nothing: a graph is called without them."""
+
+Parameter = inspect.Parameter
+
+
+def called_like(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spec: Any, out_spec: Any
+) -> _PyTreeCodeGen:
+    """Return what writes the code of a graph, with the signature of `model`.
+
+    Args:
+        model: the model.
+        args, kwargs: what it was traced with.
+        spec, out_spec: the forms of inputs and outputs.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    positional = [
+        n for n, p in parameters.items() if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if Parameter.VAR_POSITIONAL in kinds or len(args) > len(positional):
+        return _PyTreeCodeGen(_PyTreeInfo([f"arg{i}" for i in range(len(args))] + list(kwargs), spec, out_spec))
+    traced = dict(zip([*positional[: len(args)], *kwargs], [*args, *kwargs.values()], strict=True))
+    return _Signed(_PyTreeInfo(list(traced), spec, out_spec), list(parameters.values()), traced, len(args))
+
+
+class _Signed(_PyTreeCodeGen):
+    """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out."""
+
+    def __init__(
+        self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int
+    ) -> None:
+        super().__init__(info)  # type: ignore[no-untyped-call]
+        named = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
+        rest = [p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD]
+        self.heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]
+        by_keyword = [_declared(p, traced) for p in named if p.kind is Parameter.KEYWORD_ONLY]
+        more = [name for name in traced if name not in {p.name for p in named}]
+        by_keyword += [f"{name}={RETURNED_BESIDES[name]}" if _is_besides(name, traced) else name for name in more]
+        self.heads += [*(["*", *by_keyword] if by_keyword else []), *(f"**{name}" for name in rest)]
+        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced] + [
+            (name, "{}") for name in rest
+        ]
+        values = list(traced)
+        inner = ", ".join(f"{name!r}: {name}" for name in values[positional:])
+        self.values = f"([{', '.join(values[:positional])}], {{{inner}}}), self._in_spec"
+
+    def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False) -> str:
+        """Write the first lines of the forward pass."""
+        text = f"def {self._func_name}({', '.join(['self', *self.heads])}){maybe_return_annotation}:"
+        for name, default in self.left_out:
+            text += f"\n    check_left_out({name}, {default}, {name!r})"
+        bare = [variable.split(":")[0].split("#")[0] for variable in free_vars]
+        return text + f"\n    {', '.join(bare)}, = fx_pytree.tree_flatten_spec({self.values})"
+
+    def additional_globals(self) -> list[tuple[str, Any]]:
+        """What the first lines call."""
+        return [("check_left_out", check_left_out)]
+
+
+def _is_besides(name: str, traced: Mapping[str, Any]) -> bool:
+    return name in RETURNED_BESIDES and traced.get(name) is RETURNED_BESIDES[name]
+
+
+def _declared(parameter: Parameter, traced: Mapping[str, Any]) -> str:
+    """A parameter with its default."""
+    if _is_besides(parameter.name, traced):
+        return f"{parameter.name}={RETURNED_BESIDES[parameter.name]}"
+    if parameter.default is Parameter.empty:
+        return parameter.name
+    return f"{parameter.name}={_literal(parameter.default)}"
+
+
+def _literal(default: object) -> str:
+    """The default in the code; an ellipsis where it is no plain value."""
+    return repr(default) if default is None or type(default) in PLAIN else "..."
