@@ -20,7 +20,7 @@ ORDER = [
     {"randomness"},
     {"untouched", "switches", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},
-    {"trees", "coding"},
+    {"calls", "trees", "coding"},
     {"labelled"},
     {"losses"},
     {"structure"},

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.calls import as_usual
 from secateur.criteria import CRITERIA, ClassAccuracy, Movement, by_name
 from secateur.rate.masks import rate
 from secateur.search import Fitness, HillClimbing, Space
-from secateur.state import as_usual, tensors
+from secateur.state import tensors
 from secateur.switches import unfused_attention
 from secateur.testing.toys import TOYS, same_state, snapshot
 from secateur.train import distill, fit

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from secateur.calls import usual
 from secateur.checks import check_number, check_whole
 from secateur.hints import Checked
 from secateur.labelled import Samples, batches, check_samples, together
-from secateur.state import check_finite, device_of, usual
+from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow, Read, reads
 from secateur.structure.infer import Structure
 from secateur.structure.maps import MapPass, feature_maps

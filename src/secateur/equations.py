@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from secateur.calls import looking, usual
 from secateur.checks import check_number
-from secateur.state import looking, usual
 from secateur.structure.moments import LayerMoments
 from secateur.structure.patches import Patches
 from secateur.types import InputError

@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils import _pytree as pytree
 
+from secateur.calls import check_usable
 from secateur.deadline import check_time
-from secateur.state import all_finite, check_usable, ordinary
+from secateur.state import all_finite, ordinary
 from secateur.trees import numbers_within
 from secateur.types import InputError
 

@@ -281,6 +281,16 @@ class Sites(Mapping[str, Site]):
     frozen: Mapping[str, str] = field(default_factory=dict)
     structure: Any = None
 
+    @classmethod
+    def of_masks(cls, keep: Keep, kind: str, unit: str) -> Sites:
+        """Return sites of the masks' shapes, for what was removed in another way than by `secateur.cut`.
+
+        >>> import torch
+        >>> Sites.of_masks({"layers": torch.tensor([True, False])}, "block", "block")["layers"].size
+        2
+        """
+        return cls({name: Site(name, kind, tuple(mask.shape), (), unit) for name, mask in keep.items()})
+
     def __getitem__(self, name: str) -> Site:
         try:
             return self.table[name]

@@ -342,7 +342,7 @@ def test_what_is_read_and_what_becomes_of_it() -> None:
             y = x.view(self.size, -1) * self.scale
             return y.view(self.both, -1).div(self.both).sum(self.dim) + torch.ones(int(self.cast))
 
-    found = watch(Uses(), (torch.randn(1, 3),), {})
+    found, _ = watch(Uses(), (torch.randn(1, 3),), {})
     assert found is not None
     assert {a.name for a in found.read} == {"size", "scale", "both", "dim", "cast"}
     assert {a.name for a in found.numbers if isinstance(a, Attribute)} == {"scale", "both", "dim"}
@@ -410,7 +410,7 @@ class Unflattening(nn.Module):
 
 def test_which_dimension_an_unflattening_attribute_sets_is_seen() -> None:
     model, x = Unflattening().eval(), torch.randn(2, 7, 6)
-    seen = watch(model, (x,), {})
+    seen, _ = watch(model, (x,), {})
     assert seen is not None
     sizes = seen.sizes[Attribute("", "head_dim")]
     assert {(d.shape, d.dim) for d in sizes} == {((2, 7, 4, 4), 3)}

@@ -19,10 +19,10 @@ from secateur.allocate.multiples import Rounding, filled, rounding
 from secateur.allocate.scan import Sensitivity
 from secateur.allocate.steps import Steps, by_costs, by_scores, evened
 from secateur.allocate.tables import CostTable
+from secateur.calls import usual
 from secateur.checks import check_fraction, check_name
 from secateur.criteria.base import check_scores
 from secateur.runtimes import Runtime
-from secateur.state import usual
 from secateur.structure.configs import ConfigWidth
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Keep, RoundTo, Scores, Sites, unknown_name

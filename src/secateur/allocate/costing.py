@@ -11,6 +11,7 @@ from torch import nn
 from secateur.allocate.clock import Clock, Series, Shared, first_units
 from secateur.allocate.counting import COUNTED, Counter, counter_by_cutting, quick_counter, size
 from secateur.allocate.tables import CostTable, Losses, SiteCosts
+from secateur.calls import usual
 from secateur.checks import check_number, check_whole
 from secateur.deadline import check_time
 from secateur.labelled import Data
@@ -18,7 +19,6 @@ from secateur.rate.masks import rate
 from secateur.runtimes import Runtime
 from secateur.selection import select
 from secateur.selection.nested import multiple_of, nearest_multiple
-from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Keep, Loss, RoundTo, Scores, Sites, unknown_name

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_whole
 from secateur.hints import Checked
 from secateur.runtimes import Runtime, name_of
 from secateur.runtimes.probes import Kind, installed, liked_multiple
 from secateur.selection import Scope, select
 from secateur.selection.nested import multiple_of
-from secateur.state import usual
 from secateur.structure import Structure
 from secateur.structure.cost import Cost
 from secateur.structure.nesting import nested

@@ -7,9 +7,9 @@ from math import prod
 
 from secateur.allocate.dynamic import Choices, Portions
 from secateur.allocate.scan import Sensitivity
+from secateur.calls import looking
 from secateur.checks import check_fraction
 from secateur.selection import layer_fractions
-from secateur.state import looking
 from secateur.types import InputError, Site, Sites
 
 __all__ = ["by_sensitivity", "erk", "uniform"]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_name, is_number
 from secateur.criteria.base import scores_of
 from secateur.files import require
@@ -20,7 +21,7 @@ from secateur.labelled import Samples
 from secateur.measure.quality import rated
 from secateur.rate.masks import rate as rate_masks
 from secateur.selection import select
-from secateur.state import own_tensors, usual
+from secateur.state import own_tensors
 from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors

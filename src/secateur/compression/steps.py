@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from secateur.allocate.goals import UnreachableError
+from secateur.calls import training
 from secateur.checks import check_options
 from secateur.compression.checking import cuttable
 from secateur.compression.choosing import Chosen, chosen, smaller
@@ -27,7 +28,6 @@ from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
 from secateur.deadline import OutOfTime
 from secateur.labelled import Samples
 from secateur.result import Result
-from secateur.state import training
 from secateur.structure import channels
 from secateur.types import ExampleInputs, with_changes
 from secateur.untouched import copied

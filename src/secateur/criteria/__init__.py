@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from math import inf
 
+from secateur.calls import looking
 from secateur.criteria.activity import ActivationCount, ActivationRank, ActiveFraction, MeanActivation
 from secateur.criteria.base import CriterionBase, DataCriterion, LossCriterion
 from secateur.criteria.class_accuracy import ClassAccuracy
@@ -28,7 +29,6 @@ from secateur.criteria.second_order import SecondOrder
 from secateur.criteria.taylor import Taylor
 from secateur.hints import Checked
 from secateur.labelled import Data
-from secateur.state import looking
 from secateur.types import Criterion, InputError, Loss, unknown_name
 
 __all__ = [

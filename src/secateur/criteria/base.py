@@ -10,12 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import as_usual
 from secateur.checks import check_whole, in_one_line
 from secateur.criteria.batches import check_batches
 from secateur.hints import Checked
 from secateur.labelled import Samples
 from secateur.losses import loss_function
-from secateur.state import UNCHANGED, as_usual
+from secateur.state import UNCHANGED
 from secateur.structure.sites import check_same_model
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, brief
 from secateur.wrappers import unwrapped
@@ -27,7 +28,7 @@ class CriterionBase(Checked, ABC):
     """The base of criteria: frozen dataclasses that write `_score`.
 
     A call gives the same scores under inference mode, without gradients, under autocast, and with another default dtype
-    or device (see `secateur.state.as_usual`); it refuses another model than that of the sites, and scores that are NaN
+    or device (see `secateur.calls.as_usual`); it refuses another model than that of the sites, and scores that are NaN
     or infinite.
     """
 

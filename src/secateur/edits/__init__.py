@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.calls import looking, usual
 from secateur.checks import check_name
 from secateur.edits.base import Edit
 from secateur.edits.cut import Cut
@@ -17,7 +18,6 @@ from secateur.edits.masked import Masked
 from secateur.edits.quantize import InputGrid, Quantised, quantised
 from secateur.edits.sharing import Shared, nearest
 from secateur.edits.structures import Replaced
-from secateur.state import looking, usual
 from secateur.untouched import copied
 
 __all__ = [

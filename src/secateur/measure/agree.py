@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_number
 from secateur.files import require
 from secateur.labelled import Data
 from secateur.measure.quality import evaluate
 from secateur.selection import select
-from secateur.state import usual
 from secateur.structure.sites import with_zeros
 from secateur.types import InputError, Keep, Loss, Scores, Sites
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.labelled import logits_of
 from secateur.measure.language import Tokens, check_tokens, taking
 from secateur.measure.speed import LatencyComparison, Spread, compare_latency
 from secateur.runtimes.base import Runtime
-from secateur.state import device_of, evaluating, usual
+from secateur.state import device_of, evaluating
 from secateur.types import InputError
 from secateur.wrappers import check_module
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import running
 from secateur.checks import check_whole, in_one_line
 from secateur.deadline import check_time
 from secateur.labelled import logits_of
 from secateur.losses import IGNORED, next_token_cross_entropy
-from secateur.state import device_of, evaluating, running
+from secateur.state import device_of, evaluating
 from secateur.types import InputError, SecateurError
 from secateur.wrappers import check_module
 

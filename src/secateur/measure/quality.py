@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import looking, running
 from secateur.checks import check_whole, imported, in_one_line, is_number
 from secateur.labelled import Samples, check_samples, unlabelled
 from secateur.losses import loss_function
 from secateur.rate.whole import answered, tally_pass
-from secateur.state import looking, running
 from secateur.types import InputError, Loss, Metric, UnknownNameError
 from secateur.wrappers import check_module
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from secateur import state
+from secateur.calls import looking, usual
 from secateur.checks import check_whole, in_one_line
 from secateur.files import MALFORMED
 from secateur.hints import from_plain
@@ -26,7 +27,7 @@ from secateur.runtimes.exporting import FileRuntime
 from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.names import available, name_of, timer
 from secateur.runtimes.timing import Prepared, in_turns
-from secateur.state import looking, split_inputs, usual
+from secateur.state import split_inputs
 from secateur.types import ExampleInputs, ExportError, FileError, InputError
 from secateur.wrappers import check_module
 

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.calls import looking, shaping, usual
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import evaluating, looking, shaping, tensors, usual
+from secateur.state import evaluating, tensors
 from secateur.switches import math_attention, plain_operations, unfused_attention
 from secateur.types import ExampleInputs, InputError
 from secateur.wrappers import check_module

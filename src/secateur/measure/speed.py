@@ -10,12 +10,13 @@ from statistics import median, quantiles
 from torch import nn
 
 from secateur import state
+from secateur.calls import running
 from secateur.checks import check_whole
 from secateur.runtimes.base import Runtime, Timer
 from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.names import timer
 from secateur.runtimes.timing import in_turns, prepared, threads_of
-from secateur.state import evaluating, running
+from secateur.state import evaluating
 from secateur.types import ExampleInputs, InputError
 from secateur.wrappers import check_module
 

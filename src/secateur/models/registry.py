@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from secateur.calls import looking
 from secateur.checks import check_name, check_whole, imported, is_whole, within
 from secateur.models import cnn, inception, mlp, resnet, vgg
 from secateur.models.initialisation import SCHEMES, initialise
 from secateur.randomness import private_draws
-from secateur.state import looking
 from secateur.types import InputError, unknown_name
 
 __all__ = ["REGISTRY", "build", "describe", "fitting", "input_shape", "names"]

@@ -15,6 +15,7 @@ from secateur.allocate import budget as within
 from secateur.allocate.balance import LEAST_SHARES
 from secateur.allocate.goals import UnreachableError
 from secateur.allocate.multiples import select_rounded
+from secateur.calls import usual
 from secateur.checks import check_options
 from secateur.criteria import JointLossChange, LossCriterion, by_name
 from secateur.criteria.base import level_sites, scores_of
@@ -27,7 +28,6 @@ from secateur.result import UNREPAIRED, JointCut, Method, Result
 from secateur.selection import select
 from secateur.selection.uniform import uniform, uniform_sites
 from secateur.solvers import Solver
-from secateur.state import usual
 from secateur.structure import Structure, channels, folded, folding, weights
 from secateur.structure.configs import ConfigWidth
 from secateur.train import Data

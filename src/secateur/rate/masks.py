@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.calls import usual
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, loss_function
 from secateur.rate.last import LastLayer, LastRead
@@ -21,7 +22,7 @@ from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
 from secateur.rate.suffix import Shut, Suffix, Values
 from secateur.rate.tally import MaskTally
 from secateur.rate.whole import masked_runs
-from secateur.state import device_of, evaluating, usual
+from secateur.state import device_of, evaluating
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.trees import Packing

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.calls import usual
 from secateur.checks import check_whole
 from secateur.labelled import SampleBatch, logits_of
 from secateur.rate.candidates import Candidates, Genes, Offsets
@@ -27,7 +28,7 @@ from secateur.rate.program import Line, Program, Programs, Unfit, leading_to
 from secateur.rate.row_bank import RowBank
 from secateur.rate.suffix import Suffix, Values
 from secateur.rate.wide import Wide, wide
-from secateur.state import device_of, evaluating, own_tensors, usual
+from secateur.state import device_of, evaluating, own_tensors
 from secateur.types import InputError, Sites, TraceError
 from secateur.untouched import run_with
 

@@ -8,13 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_number
 from secateur.equations import COLUMNS, LayerEquations
 from secateur.labelled import Samples, check_samples
 from secateur.repair.beside import Beside
 from secateur.repair.last_layer import fit_last, last_layer, no_last_layer
 from secateur.repair.norms import norms_of, recalibrate
-from secateur.state import own_tensors, usual
+from secateur.state import own_tensors
 from secateur.structure import Structure
 from secateur.structure.consumers import Consumer
 from secateur.structure.flow import Flow

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur.calls import usual
 from secateur.labelled import Samples, batches, check_samples
-from secateur.state import device_of, modes_kept, usual
+from secateur.state import device_of, modes_kept
 from secateur.types import InputError
 from secateur.untouched import copied
 from secateur.wrappers import check_module

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from secateur.calls import usual
 from secateur.edits import Cut, Depth, Edit, GraphCut, Masked, joined_edits, replay
 from secateur.edits.rebuilt import Rebuilt
 from secateur.labelled import SampleBatch
@@ -22,7 +23,7 @@ from secateur.result.layers import LayerReport, Replayed
 from secateur.result.report import Method, PruneReport, SiteReport
 from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save, stored_bytes
-from secateur.state import device_of, usual
+from secateur.state import device_of
 from secateur.state_dicts import fill
 from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks

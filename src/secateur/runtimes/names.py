@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.calls import usual
 from secateur.checks import check_name
 from secateur.runtimes.base import Exported, Exporter, Runtime, Timer
 from secateur.runtimes.eager import Eager
@@ -25,7 +26,7 @@ from secateur.runtimes.onnx_int8 import OnnxInt8
 from secateur.runtimes.onnx_runtime import OnnxRuntime
 from secateur.runtimes.openvino import OpenVino
 from secateur.runtimes.openvino_int8 import OpenVinoInt8
-from secateur.state import check_finite, split_inputs, usual
+from secateur.state import check_finite, split_inputs
 from secateur.types import ExampleInputs, InputError
 from secateur.wrappers import check_module
 

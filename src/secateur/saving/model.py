@@ -14,6 +14,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from secateur import edits as edit_kinds
+from secateur.calls import usual
 from secateur.edits import Edit, GraphCut
 from secateur.files import MALFORMED
 from secateur.saving.answers import check_answers, question_and_answers
@@ -22,7 +23,6 @@ from secateur.saving.manifest import EDITS, MANIFEST, MODEL, Manifest, dump_mani
 from secateur.saving.records import joined, parted
 from secateur.saving.stored import StateOnDisk, encoded
 from secateur.saving.weights import unshared
-from secateur.state import usual
 from secateur.state_dicts import fill
 from secateur.types import ExampleInputs, FileError, MissingLibraryError, SecateurError
 from secateur.untouched import copied

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.coding import as_integers, decode_tensor
 from secateur.edits import Edit
 from secateur.saving.records import joined, parted
 from secateur.saving.weights import unshared
-from secateur.state import usual
 from secateur.types import FileError
 
 __all__ = ["StateOnDisk", "encoded", "stored_bytes"]

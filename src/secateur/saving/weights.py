@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.files import check_regular, from_json, read_tensors, write_bytes
-from secateur.state import digest, usual
+from secateur.state import digest
 from secateur.state_dicts import fill
 from secateur.types import FileError, InputError
 from secateur.wrappers import check_module

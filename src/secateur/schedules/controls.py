@@ -8,10 +8,11 @@ import torch
 from torch import Generator, nn
 
 from secateur.allocate.budgets import budget
+from secateur.calls import looking
 from secateur.criteria.random import Random
 from secateur.schedules.tickets import Ticket, check_architecture
 from secateur.selection import select
-from secateur.state import looking, snapshot
+from secateur.state import snapshot
 from secateur.structure.cutting import cut
 from secateur.structure.sites import channels
 from secateur.types import ExampleInputs, Scores, Sites

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from secateur.calls import usual
 from secateur.checks import check_listed, check_name, check_number, check_whole
 from secateur.criteria.base import scores_of
 from secateur.criteria.magnitude import Magnitude
@@ -19,7 +20,7 @@ from secateur.schedules.shrinking import loss_and_accuracy
 from secateur.schedules.tickets import Ticket, TicketTraining, TrainedTicket, lowest_removed
 from secateur.schedules.walk import Round, Schedule, Unit, Walk
 from secateur.selection import Scope
-from secateur.state import snapshot, usual
+from secateur.state import snapshot
 from secateur.types import Criterion, InputError, Keep, Loss, Sites, unknown_name
 
 __all__ = ["RESETS", "Reset", "Rewind", "gone_between"]

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import training
 from secateur.checks import check_whole, is_whole
 from secateur.files import MALFORMED, require
 from secateur.hints import Checked, as_declared, from_plain
 from secateur.progress import bar
 from secateur.result import Method, Result
 from secateur.schedules.checkpoint import Checkpoint, identify
-from secateur.state import training
 from secateur.structure.infer import Structure
 from secateur.structure.sites import check_same_model
 from secateur.types import InputError, Sites

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from secateur.calls import usual
 from secateur.checks import check_number, check_whole
 from secateur.labelled import SampleBatch, Samples, batches, check_samples, together
 from secateur.measure.quality import rated
 from secateur.rate.masks import Removals
 from secateur.rate.population import Population
 from secateur.search.space import Genes, Offsets, Space
-from secateur.state import usual
 from secateur.structure.sites import with_zeros
 from secateur.trees import joined
 from secateur.types import InputError, Loss, Metric, Scores

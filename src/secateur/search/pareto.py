@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.calls import looking
 from secateur.checks import check_number, check_whole
 from secateur.search import operators
 from secateur.search.result import Generation
 from secateur.search.run import Arrays, Search, SearchRun
-from secateur.state import looking
 
 __all__ = ["Nsga2", "front"]
 

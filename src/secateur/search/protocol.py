@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from secateur.calls import usual
 from secateur.checks import check_name
 from secateur.labelled import Data
 from secateur.result import Result
 from secateur.search.fitness import Fitness, Rating
 from secateur.search.run import Search
 from secateur.search.space import Space
-from secateur.state import usual
 from secateur.types import Loss, Metric
 
 __all__ = ["Judged", "Protocol", "judge"]

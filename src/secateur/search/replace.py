@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.calls import usual
 from secateur.checks import check_whole
 from secateur.equations import Moments
 from secateur.search import operators
-from secateur.state import usual
 from secateur.types import InputError
 
 __all__ = ["Replacement", "corrections", "replacements"]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save as dump_arrays
 
+from secateur.calls import usual
 from secateur.checks import check_number, check_whole, in_one_line, is_number
 from secateur.files import MALFORMED, from_json, in_order, read_tensors, write_bytes
 from secateur.hints import Checked
@@ -23,7 +24,7 @@ from secateur.result import Method, Result
 from secateur.search.fitness import FitnessLike, Rating
 from secateur.search.result import Generation, SearchLog
 from secateur.search.space import Genes, Offsets, Space
-from secateur.state import digest, tensors, usual
+from secateur.state import digest, tensors
 from secateur.types import FileError
 
 __all__ = ["Arrays", "Search", "SearchRun"]

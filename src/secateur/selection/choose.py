@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from secateur.calls import usual
 from secateur.checks import check_fraction, check_name, check_number, check_whole
 from secateur.selection.nested import aligned, multiple_of, nearest_multiple, nested_counts
 from secateur.selection.patterns import Block, by_block, n_of_m
-from secateur.state import usual
 from secateur.structure.nesting import nested
 from secateur.types import InputError, RoundTo, Scores, Sites
 

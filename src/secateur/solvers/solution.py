@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_fraction
 from secateur.hints import Checked
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
-from secateur.state import own_tensors, usual
+from secateur.state import own_tensors
 from secateur.types import InputError, Keep, Sites
 from secateur.untouched import copied
 from secateur.wrappers import check_module

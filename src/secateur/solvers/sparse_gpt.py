@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.criteria.batches import check_batches
 from secateur.criteria.fisher_blocks import check_blocks, check_weights
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
@@ -17,7 +18,6 @@ from secateur.selection import select
 from secateur.selection.patterns import n_of_m, parse_pattern
 from secateur.solvers.layer_problems import damped, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
-from secateur.state import usual
 from secateur.structure.layers import Layer
 from secateur.types import InputError, Sites
 from secateur.untouched import copied

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from secateur.calls import usual
 from secateur.checks import check_number, check_whole
 from secateur.criteria.batches import check_batches
 from secateur.labelled import Data, batches
@@ -19,7 +20,7 @@ from secateur.solvers.joint_refit import refit_jointly
 from secateur.solvers.output_metrics import output_metrics
 from secateur.solvers.refitting import Refitting
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
-from secateur.state import own_tensors, usual
+from secateur.state import own_tensors
 from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow
 from secateur.structure.sites import masked_tensors

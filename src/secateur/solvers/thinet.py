@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_number
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
@@ -17,7 +18,7 @@ from secateur.labelled import Data
 from secateur.selection import select
 from secateur.solvers.layer_problems import damping_of, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of, write
-from secateur.state import own_tensors, usual
+from secateur.state import own_tensors
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Sites
 from secateur.untouched import copied

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_whole, within
 from secateur.criteria.batches import check_batches
 from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_blocks, repaired, saliencies
@@ -17,7 +18,6 @@ from secateur.labelled import Data
 from secateur.losses import loss_function
 from secateur.selection import SCOPES, Scope, select
 from secateur.solvers.solution import Fractions, Solution, Solver
-from secateur.state import usual
 from secateur.types import Keep, Loss, Sites
 from secateur.untouched import copied
 

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.calls import usual
 from secateur.checks import check_listed, check_name, check_whole
 from secateur.edits import Shallower
 from secateur.measure.language import Tokens, check_tokens, perplexity, run_on_tokens
 from secateur.result import Method, Result
-from secateur.state import device_of, evaluating, usual
+from secateur.state import device_of, evaluating
 from secateur.stream.blocks import block_container, twin
 from secateur.stream.history import DepthHistory
 from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
-from secateur.types import InputError, Site, Sites
+from secateur.types import InputError, Sites
 from secateur.wrappers import check_module
 
 __all__ = ["block_influence", "block_losses", "drop_blocks", "remove_blocks"]
@@ -223,6 +224,6 @@ def remove_blocks(model: nn.Module, removed: Sequence[str]) -> Result:
 def _without(model: nn.Module, path: str, removed: Sequence[str], method: Method) -> Result:
     gone = tuple(name.removeprefix(f"{path}.") for name in removed)
     is_kept = torch.tensor([name not in gone for name, _ in model.get_submodule(path).named_children()])
-    sites = Sites({path: Site(path, "block", tuple(is_kept.shape), (), unit="block")})
+    keep = {path: is_kept}
     small = without_blocks(model, path, gone)
-    return Result(small, model, sites, {path: is_kept}, (Shallower(path, gone),), method)
+    return Result(small, model, Sites.of_masks(keep, "block", "block"), keep, (Shallower(path, gone),), method)

@@ -7,20 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_whole
 from secateur.deadline import check_time
 from secateur.edits import Cut
 from secateur.labelled import logits_of
 from secateur.measure.language import Tokens, check_tokens, run_on_tokens
 from secateur.result import Method, Result
-from secateur.state import device_of, evaluating, usual
+from secateur.state import device_of, evaluating
 from secateur.stream.history import ExpertHistory
 from secateur.stream.routing import Routing, find_routings, routed_pass, routing_only
 from secateur.structure.configs import edits_of
 from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.fitting import fitting_sizes
 from secateur.structure.mend import Edits
-from secateur.types import InputError, Keep, Site, Sites, VerificationError
+from secateur.types import InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
@@ -111,7 +112,7 @@ def drop_experts(model: nn.Module, tokens: Tokens, count: int, *, mask: Tensor |
         small = apply_plan(model, plan)
         apart = _difference(model, small, routings, keep, ids[:4])
         if apart <= ALIKE:
-            sites = Sites({n: Site(n, "channel", tuple(m.shape), (), unit="expert") for n, m in keep.items()})
+            sites = Sites.of_masks(keep, "channel", "expert")
             method, history = Method("router-weighted"), ExpertHistory(scores)
             return Result(small, model, sites, keep, (Cut(plan),), method, history=history, inputs=ids[:1])
     raise VerificationError(

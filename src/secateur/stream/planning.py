@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import looking
 from secateur.checks import check_name, check_whole, within
 from secateur.measure import macs
-from secateur.state import looking, own_tensors
+from secateur.state import own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.slots import PREFIX
 from secateur.stream.steps import CutUnits

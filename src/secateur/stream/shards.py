@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from secateur.calls import looking
 from secateur.checks import in_one_line
 from secateur.files import MALFORMED, check_regular, from_json, new_folder, read_text, write_bytes, write_text
 from secateur.measure.language import Tokens
-from secateur.state import all_finite, looking, own_tensors
+from secateur.state import all_finite, own_tensors
 from secateur.stream.blocks import block_container
 from secateur.stream.steps import BlockStep, CutUnits
 from secateur.stream.walking import BlockWalk

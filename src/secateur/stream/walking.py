@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.deadline import check_time
 from secateur.edits import Cut
 from secateur.labelled import SampleBatch
 from secateur.measure.language import Tokens, check_tokens, perplexity
 from secateur.repair.beside import Beside
 from secateur.result import Method, Result
-from secateur.state import device_of, own_tensors, usual
+from secateur.state import device_of, own_tensors
 from secateur.stream.blocks import Recorded, block_container, record, twin
 from secateur.stream.history import WalkHistory
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
@@ -29,7 +30,7 @@ from secateur.structure.cutting import Plan, cut_with_plan, make_plan, set_attri
 from secateur.structure.fitting import fitting_sizes, set_config
 from secateur.structure.flow import Flow
 from secateur.structure.mend import Edits
-from secateur.types import ExampleInputs, Keep, Site, Sites, VerificationError
+from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
@@ -136,7 +137,7 @@ def walk(
     if held_out is not None:
         history = replace(history, after=perplexity(small, held_out))
         _warn_of_a_loud_cut(history, step)
-    sites = Sites({name: Site(name, "channel", tuple(mask.shape), ()) for name, mask in keep.items()})
+    sites = Sites.of_masks(keep, "channel", "channel")
     inputs = check_tokens(tokens, mask, "walk")[0][:1]
     return Result(small, model, sites, keep, (Cut(plan),), Method("walk"), history=history, inputs=inputs)
 

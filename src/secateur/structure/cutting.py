@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.calls import usual
 from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
-from secateur.state import called, evaluating, usual
+from secateur.state import called, evaluating
 from secateur.structure.accepted import require_inputs
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
@@ -22,8 +23,9 @@ from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.guesses import proposals
 from secateur.structure.infer import Structure
-from secateur.structure.mend import Edits, edits, proposals
+from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.reference import Reference

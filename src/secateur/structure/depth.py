@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.randomness import private_draws
-from secateur.state import called, check_finite, check_ordinary, evaluating, split_inputs, usual
+from secateur.state import called, check_finite, check_ordinary, evaluating, split_inputs
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with

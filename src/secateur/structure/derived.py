@@ -13,7 +13,8 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from secateur.state import modes_kept, own_tensors, usual
+from secateur.calls import usual
+from secateur.state import modes_kept, own_tensors
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 

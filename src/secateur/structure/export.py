@@ -170,9 +170,12 @@ def answers_otherwise(
 
 
 def program_inputs(
-    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    program: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, copied: bool = True
 ) -> list[Any]:
-    """Return what a program takes, in its order: the model's tensors, constants and the inputs, copied as it may write there."""
+    """Return what a program takes, in its order: the model's tensors, constants and the inputs.
+
+    It may write into those that are no parameters, which are copied unless the model is a copy itself.
+    """
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names |= signature.inputs_to_lifted_tensor_constants
@@ -180,7 +183,9 @@ def program_inputs(
     leaves = iter(pytree.tree_leaves((args, kwargs)))
     holders = [node for node in program.graph.nodes if node.op == "placeholder"]
     flat = [tensors[names[n.name]] if n.name in names else next(leaves) for n in holders]
-    return [x.detach().clone() if isinstance(x, Tensor) else x for x in flat]
+    return [
+        x.detach().clone() if copied and isinstance(x, Tensor) and not isinstance(x, nn.Parameter) else x for x in flat
+    ]
 
 
 def _ran(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:

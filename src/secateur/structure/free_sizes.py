@@ -61,7 +61,7 @@ class FreeSizes:
         The exporter never takes a size to be 1, of which it says nothing therefore.
         """
         for letter, (low, high) in self.ranges.items():
-            if letters[letter] < low and letters[letter] != least or (high is not None and letters[letter] > high):
+            if (letters[letter] < low and letters[letter] != least) or (high is not None and letters[letter] > high):
                 return False
         return all(bool(condition.subs(letters)) for condition in self.conditions)
 

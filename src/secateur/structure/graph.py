@@ -111,7 +111,7 @@ def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     if free:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
     ways = exported_like(graph)
-    ways["known_to_run"] = ways["known_to_run"] and not free
+    ways["compared"] = ways["compared"] and not free
     return infer(trace(model, args or kwargs, quick=False, free=free, **ways))
 
 

@@ -72,8 +72,7 @@ def infer(graph: Graph) -> Structure:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
-            if graph.of_example:  # of which no graph is ever written
-                tie_read_sizes(traced.uses, solver.values)
+            tie_read_sizes(traced.uses, solver.values)
             freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}

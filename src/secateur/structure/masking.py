@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.calls import usual
 from secateur.checks import check_name
-from secateur.state import usual
 from secateur.structure.frames import Inputs
 from secateur.structure.kept_norms import keep_statistics
 from secateur.structure.modes import train_mode

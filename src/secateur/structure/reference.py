@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, is_fixed, keep_vector
 from secateur.structure.depth import BlockStructure
+from secateur.structure.export import program_inputs
 from secateur.structure.frames import Inputs, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.modes import TrainMode
@@ -21,7 +22,7 @@ from secateur.structure.rules import Value, op_name
 from secateur.structure.schemas import with_arguments
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
-from secateur.structure.trace import exported_like, trace
+from secateur.structure.trace import AsBefore, exported_like, trace
 from secateur.types import Keep, Site, Sites, VerificationError
 
 __all__ = ["Reference", "Statistics"]
@@ -85,8 +86,8 @@ class Reference:
         """
         args, kwargs = inputs
         graph = None if self.structure is None else self.structure.graph
-        ways = {} if graph is None else exported_like(graph)
-        return infer(trace(self.model, args or kwargs, quick=False, **ways))
+        as_before = exported_like(graph) if graph else AsBefore(compared=False, as_it_runs=False)
+        return infer(trace(self.model, args or kwargs, quick=False, **as_before))
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
@@ -171,14 +172,11 @@ class Statistics:
         graph = self.structure.graph
         program = graph.program
         assert program is not None, "a recorded graph takes no statistics over what is cut"
-        tensors_by_name = {**program.constants, **own_tensors(module)}
-        names = {n.name: name for n, name in graph.tensors.items()}
-        names |= program.graph_signature.inputs_to_lifted_tensor_constants
-        leaves = iter(pytree.tree_leaves(inputs))
-        holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-        flat = [tensors_by_name[name] if (name := names.get(n.name)) else next(leaves) for n in holders]
-        for name, step in self.train.counters.items() if self.train else ():
-            tensors_by_name[name] += step
+        flat = program_inputs(program, module, *inputs, copied=False)
+        if self.train:
+            own = own_tensors(module)
+            for name, step in self.train.counters.items():
+                own[name] += step
         outputs = _MaskedStatistics(program.graph_module, self).run(*flat)
         if graph.tree is not None:
             return graph.tree.filled(list(outputs))

@@ -162,7 +162,7 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
             }
         if graph.uses is None:
             with evaluating(alone), private_draws():
-                graph = replace(graph, uses=watch(alone, *_copied((graph.args, dict(graph.kwargs)))))
+                graph = replace(graph, uses=watch(alone, *_copied((graph.args, dict(graph.kwargs))))[0])
         regions.append(Region(path, graph))
     return regions
 

@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from secateur.state import check_finite, check_ordinary, own_tensors, shaping, tensors, usual
+from secateur.calls import shaping, usual
+from secateur.state import check_finite, check_ordinary, own_tensors, tensors
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.trace import trace

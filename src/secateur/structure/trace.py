@@ -8,12 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import called, check_ordinary, evaluating, first_names, fresh, own_tensors, split_inputs
@@ -31,7 +30,7 @@ from secateur.types import ExampleInputs, TraceError
 from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
-__all__ = ["Graph", "Region", "exported_like", "first_line", "model_line", "trace", "where"]
+__all__ = ["AsBefore", "Graph", "Region", "exported_like", "first_line", "model_line", "trace", "where"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +114,9 @@ def trace(
     example_inputs: ExampleInputs,
     *,
     quick: bool = True,
-    known_to_run: bool = False,
+    compared: bool = False,
     as_it_runs: bool = False,
+    uses: Uses | None = None,
     free: bool = False,
 ) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
@@ -125,9 +125,10 @@ def trace(
         model: any module that `torch.export` takes.
         example_inputs: what the model is called with.
         quick: record a plain network from its forward pass, and export only what is not plain; False always exports.
-        known_to_run: the model has run on these inputs before, so that it need not be tried first.
+        compared: what the exported program answers was compared with what the model does before, and is not again.
         as_it_runs: let code that asks whether it is exported hear that it is not. Found out by itself where the model is tried:
             what the exported program answers there is compared with what the model does.
+        uses: what was seen of it before, so that it need not be watched again.
         free: learn what sizes are when the inputs have others (`FreeSizes`).
 
     Raises:
@@ -138,18 +139,22 @@ def trace(
     check_readable(model, "trace")
     check_ordinary(model, "trace")
     args, kwargs = split_inputs(example_inputs)
-    with evaluating(model), private_draws(), writes_refused(model):
-        if quick and (recorded := _recorded(model, args, kwargs)) is not None:
-            return recorded
-        if not known_to_run:
-            # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-            answers = called(model, args, kwargs)
+    if quick:
+        with evaluating(model), private_draws(), writes_refused(model):
+            if (recorded := _recorded(model, args, kwargs)) is not None:
+                return recorded
     # Each pass anew: what the one before kept in tables is dropped.
-    with evaluating(model), private_draws():
-        uses = watch(model, *fresh(args, kwargs))
+    answers = None
+    if uses is None:
+        with evaluating(model), private_draws(), writes_refused(model):
+            uses, answers = watch(model, *fresh(args, kwargs))
+    if uses is None:
+        # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
+        with evaluating(model), private_draws(), writes_refused(model):
+            answers = called(model, args, kwargs)
     with evaluating(model):
         exported = _export(model, args, kwargs, uses, as_it_runs, free)
-        may_differ = not (known_to_run or exported.as_it_runs)
+        may_differ = not (compared or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
             # Where it makes no difference what the code hears, the two differ by design, as with padded places in fast paths.
             with suppress(Exception):
@@ -158,9 +163,16 @@ def trace(
     return _exported(model, exported, args, kwargs, uses)
 
 
-def exported_like(graph: Graph) -> dict[str, bool]:
+class AsBefore(TypedDict):
+    """How a model was exported before (see `trace`)."""
+
+    compared: bool
+    as_it_runs: bool
+
+
+def exported_like(graph: Graph) -> AsBefore:
     """Return what to tell `trace` so that it exports as the earlier trace was; one that was recorded says nothing of that."""
-    return {"known_to_run": graph.program is not None, "as_it_runs": graph.as_it_runs}
+    return {"compared": graph.program is not None, "as_it_runs": graph.as_it_runs}
 
 
 def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph | None:

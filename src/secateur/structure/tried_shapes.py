@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from secateur.structure.accepted import Shapes, Span, in_span
 from secateur.structure.cases import Cases
 from secateur.structure.frames import ShapedFrame
-from secateur.structure.free_sizes import FreeSizes, Letters
+from secateur.structure.free_sizes import FreeSizes
 
 __all__ = ["shapes_taken"]
 
@@ -136,7 +136,7 @@ class _Trial:
         low = low if True in below and False not in below else example
         high = high if True in above and False not in above else example
         # The exporter takes no size to be 1: only a run tells.
-        if low <= 2 and ((1, True) in runs or not any(n == 1 for n, _ in runs) and self._agrees({letter: 1})):
+        if low <= 2 and ((1, True) in runs or (not any(n == 1 for n, _ in runs) and self._agrees({letter: 1}))):
             low = 1
         return low, high
 

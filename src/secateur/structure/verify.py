@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh, own_tensors
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.carriers import Uses
 from secateur.structure.cases import Case, Cases
 from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.frames import Frame
@@ -216,10 +217,19 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
         cut,
         graph.args or dict(graph.kwargs),
         quick=graph.program is None,
-        known_to_run=True,
+        compared=True,
         as_it_runs=graph.as_it_runs,
+        uses=graph.uses and _as_of(graph.uses, graph.state, cut),
     )
     _compare_sizes(structure, gone, list(again.nodes), cut)
+
+
+def _as_of(uses: Uses, state: Mapping[str, Tensor], cut: nn.Module) -> Uses:
+    """What was seen of the original, with the cut module's parameters in the place of those of the same names."""
+    own = own_tensors(cut)
+    return replace(
+        uses, parameters={id(own[name]) for name, t in state.items() if id(t) in uses.parameters and name in own}
+    )
 
 
 def _compare_sizes(structure: Structure, gone: Mapping[Atom, Tensor], nodes: list[Node], cut: nn.Module) -> None:

@@ -25,20 +25,20 @@ from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Us
 __all__ = ["watch"]
 
 
-def watch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Uses | None:
-    """Run `model` once, and return what it did with its sizes; None where it cannot run while watched.
+def watch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Uses | None, Any]:
+    """Run `model` once, and return what it did with its sizes, and its answers; None twice where it cannot run while watched.
 
     It runs in the mode in which it is. What it stores on itself may hold carriers, and must be put back.
     """
     log = _Watch(model)
     try:
         with _watched(log), _Calls(log):
-            model(*args, **kwargs)
+            answers = model(*args, **kwargs)
     except Exception:  # noqa: BLE001  (code may insist on plain numbers; then nothing was seen, and nothing is known)
-        return None
+        return None, None
     finally:
         log.open = False
-    return log.uses
+    return log.uses, answers
 
 
 POWERS = (-1, 0.5, -0.5, 0.25, -0.25)

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.calls import training
 from secateur.checks import check_name, check_number
 from secateur.labelled import SampleBatch, Samples, batches, check_samples
 from secateur.losses import answers, check_answers, is_of_tensors, loss_function
 from secateur.randomness import private_draws, seeded
 from secateur.rate.trying import try_model
-from secateur.state import device_of, digest, evaluating, resting, tensors, training
+from secateur.state import device_of, digest, evaluating, resting, tensors
 from secateur.train.callbacks import Callback, Run
 from secateur.train.history import History
 from secateur.train.loop import fit

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_number, check_options
 from secateur.labelled import (
     Samples,
@@ -31,7 +32,7 @@ from secateur.randomness import seeded
 from secateur.rate.tally import Tally
 from secateur.rate.trying import try_loss
 from secateur.rate.whole import tally_pass
-from secateur.state import check_finite, check_ordinary, device_of, modes_kept, restore, snapshot, usual
+from secateur.state import check_finite, check_ordinary, device_of, modes_kept, restore, snapshot
 from secateur.train.average import AverageWeights
 from secateur.train.callbacks import Callback, KeepBest, Run, ShowProgress, StopEarly
 from secateur.train.checkpoint import WriteCheckpoint, identify, resume

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.calls import usual
 from secateur.checks import check_number, check_whole
 from secateur.files import require
 from secateur.hints import Checked
 from secateur.measure.language import Tokens, check_tokens, targets_of
-from secateur.state import device_of, usual
+from secateur.state import device_of
 from secateur.train.distillation import distill
 from secateur.train.history import History
 from secateur.train.options import TrainOptions

@@ -13,9 +13,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from secateur.calls import usual
 from secateur.checks import check_options, check_whole
 from secateur.labelled import Samples, are_classes, spans, together
-from secateur.state import check_finite, check_ordinary, device_of, own_tensors, restore, snapshot, tensors, usual
+from secateur.state import check_finite, check_ordinary, device_of, own_tensors, restore, snapshot, tensors
 from secateur.train.dense import DenseChain, is_dense_as, read_dense
 from secateur.train.history import EpochRecord, History
 from secateur.train.loop import CALMER, EVALUATION_BATCH, Sources, fit

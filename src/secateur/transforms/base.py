@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from secateur.calls import usual
 from secateur.edits import Edit, replay
 from secateur.hints import Checked
 from secateur.labelled import SampleBatch, batches
 from secateur.randomness import private_draws
 from secateur.result import LayerReport, Log, Method, Replayed, Result
-from secateur.state import called, check_finite, evaluating, split_inputs, usual
+from secateur.state import called, check_finite, evaluating, split_inputs
 from secateur.state_dicts import fill
 from secateur.structure.difference import difference, is_usable
 from secateur.types import ExampleInputs, FileError, InputError, Sites, VerificationError, changed_options, in_groups

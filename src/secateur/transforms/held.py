@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from secateur.calls import looking
 from secateur.edits import Edit, Masked, Quantised, Shared
-from secateur.state import looking, own_tensors, restore, tensors
+from secateur.state import own_tensors, restore, tensors
 from secateur.train import Callback, HoldZeros
 from secateur.transforms.rounding import NameIn, train_rounded
 from secateur.transforms.sharing import WIDEST, HoldShared

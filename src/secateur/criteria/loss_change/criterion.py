@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from secateur.calls import as_usual
 from secateur.checks import check_number, check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.loss_change.result import UnitWorth
@@ -16,7 +17,7 @@ from secateur.labelled import SampleBatch, Samples, batches, count_batches
 from secateur.progress import bar
 from secateur.rate.tally import UnitTally
 from secateur.rate.units import unit_engine
-from secateur.state import as_usual, check_finite, device_of
+from secateur.state import check_finite, device_of
 from secateur.structure.sites import REPAIR
 from secateur.types import Sites
 from secateur.untouched import copied

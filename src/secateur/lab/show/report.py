@@ -90,7 +90,8 @@ class Report:
     @property
     def findings(self) -> tuple[list[str], list[str]]:
         """The rest of the summary: what the page shows, and, of many paragraphs, what it folds."""
-        rest = [text for text in self.summary if text not in self.warnings]
+        warnings = self.warnings
+        rest = [text for text in self.summary if text not in warnings]
         return (rest, []) if len(rest) <= _FINDINGS else (rest[:_FIRST], rest[_FIRST:])
 
     @property

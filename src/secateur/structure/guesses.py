@@ -1,0 +1,201 @@
+"""Propose which attributes of a model's own modules hold sizes that change, where no layer of torch's says it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.checks import is_whole
+from secateur.randomness import private_draws
+from secateur.state import evaluating
+from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.carriers import Attribute, Uses
+from secateur.structure.infer import Structure
+from secateur.structure.literals import size_changes
+from secateur.structure.mend import Edits
+from secateur.structure.sized_axes import SizedAxes
+from secateur.structure.watch import watch
+
+__all__ = ["proposals"]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An attribute that holds a size which changes where its module's forward uses it; `seen` to set that very size."""
+
+    path: str
+    attribute: str
+    value: int | list[int]
+    kind: str
+    of_torch: bool = False
+    seen: bool = False
+
+
+# Names of attributes that hold sizes of other things than channels: tried last.
+UNLIKELY = re.compile(
+    r"window|kernel|stride|padding|dilation|depth|patch|img|image|size|grid|resolution|length|num_classes|num_layers"
+    r"|shift|seq|max_|pool|_h$|_w$|rank|bits"
+)
+
+
+def proposals(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], certain_edits: Edits
+) -> Iterator[Edits]:
+    """Yield sets of attribute edits to try, the likeliest first; `certain_edits` are in every set.
+
+    An attribute is proposed when it equals a size that changes in its module's own part of the graph, or in a part
+    that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
+    trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
+    """
+    guesses = _guesses(model, structure, gone, lambda module, path, name: True)
+    tried: list[Edits] = []
+    if structure.graph.uses is None or not guesses:
+        # A plain network mostly needs no edits, and to watch what it reads takes another forward pass.
+        tried.append(certain_edits)
+        yield certain_edits
+    uses = _uses(model, structure)
+    if guesses:
+        guesses = _guesses(model, structure, gone, partial(_may_change, uses))
+    for known in (*_sized(model, structure, gone, uses, guesses), guesses):
+        some = [g for g in known if g.attribute not in certain_edits.get(g.path, {})]
+        for choice in _choices(uses, some):
+            attempt = _merged(certain_edits, [g for g in some if (g.kind, g.attribute) in choice])
+            if attempt not in tried:
+                tried.append(attempt)
+                yield attempt
+
+
+def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
+    """Which kinds of attributes to change, the likeliest first."""
+    kinds = list(dict.fromkeys((g.kind, g.attribute) for g in guesses))
+    lost = {
+        (g.kind, g.attribute)
+        for g in guesses
+        if not g.of_torch and not uses.only_sizes(_watched(uses, g.path, g.attribute))
+    }
+    unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost - {(g.kind, g.attribute) for g in guesses if g.seen}
+    likely = set(kinds) - unlikely - lost
+    choices = [likely, likely | unlikely, likely | lost, set(kinds), set()]
+    choices += [likely - {k} for k in kinds if k in likely]
+    choices += [likely | {k} for k in kinds if k not in likely]
+    return choices[:24]
+
+
+def _sized(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses, guesses: list[Guess]
+) -> Iterator[list[Guess]]:
+    """The guesses, and in their place what is known where an attribute was seen to set dimensions that the graph has.
+
+    Two attributes of one value, such as as many heads as each has dimensions, are told apart so. Where tensors of one
+    shape have other sizes after the cut, there is a list for each of them.
+    """
+    places = SizedAxes(uses, structure.values)
+    paths = {uses.first_names.get(path, path): path for path, _ in model.named_modules()}
+    seen: dict[tuple[str, str], list[int]] = {}
+    for attribute, dimensions in uses.sizes.items():
+        path = paths.get(attribute.path, attribute.path)
+        old = vars(model.get_submodule(path)).get(attribute.name)
+        if uses.may_change(attribute) and type(old) is int:
+            axes = places.axes(d for d in dimensions if d.shape[d.dim] == old)
+            seen[path, attribute.name] = list(dict.fromkeys(int(keep_vector(axis, gone).sum()) for axis in axes))
+    guessed = {(g.path, g.attribute) for g in guesses}
+    open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
+    for number in range(min(MOST_SIZES, max(map(len, open_sizes.values()), default=1))):
+        sizes_by_key = {key: sizes[0] for key, sizes in seen.items() if len(sizes) == 1}
+        sizes_by_key |= {key: sizes[number % len(sizes)] for key, sizes in open_sizes.items()}
+        known = {
+            (path, name): Guess(path, name, size, _kind(model, path), seen=True)
+            for (path, name), size in sizes_by_key.items()
+        }
+        others = [known.pop((g.path, g.attribute), g) for g in guesses]
+        yield others + [g for g in known.values() if g.value != getattr(model.get_submodule(g.path), g.attribute)]
+
+
+MOST_SIZES = 3
+"""How many sizes are tried in the place of one number, where several tensors had it."""
+
+
+def _kind(model: nn.Module, path: str) -> str:
+    return type(model.get_submodule(path)).__qualname__
+
+
+def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:
+    """Torch's own layers are not watched; those without parameters, such as a plain layer norm, hold sizes as well."""
+    return _is_of_torch(module) or uses.may_change(_watched(uses, path, name))
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
+
+
+def _uses(model: nn.Module, structure: Structure) -> Uses:
+    """What the model reads its attributes for; a recorded graph was not watched yet."""
+    graph = structure.graph
+    if graph.uses is not None:
+        return graph.uses
+    with evaluating(model), private_draws():
+        return watch(model, graph.args, graph.kwargs)[0] or Uses()
+
+
+def _watched(uses: Uses, path: str, name: str) -> Attribute:
+    return Attribute(uses.first_names.get(path, path), name)
+
+
+def _merged(certain_edits: Edits, guesses: list[Guess]) -> Edits:
+    merged = {path: dict(attributes) for path, attributes in certain_edits.items()}
+    for guess in guesses:
+        merged.setdefault(guess.path, {})[guess.attribute] = guess.value
+    return merged
+
+
+def _guesses(
+    model: nn.Module,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    may_change: Callable[[nn.Module, str, str], bool],
+) -> list[Guess]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    holders = {
+        path: {name: value for name, value in vars(module).items() if may_change(module, path, name)}
+        for path, module in modules.items()
+    }
+    new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
+    for node in structure.values:
+        pairs = size_changes(structure, node, gone)
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] if pairs else []
+        for old, new in pairs:
+            for path in reversed(stack):
+                new_sizes_by_path.setdefault(path, {}).setdefault(old, set()).add(new)
+                if any(_holds(value, old) for value in holders.get(path, {}).values()):
+                    break
+    guesses: list[Guess] = []
+    for path, sizes in new_sizes_by_path.items():
+        # A size that would have to become two different ones is no single attribute.
+        settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
+        # The sizes of attention are worked out (`_attention`), and its code would not stumble over wrong ones.
+        if path in modules and not isinstance(modules[path], nn.MultiheadAttention):
+            guesses += _module_guesses(path, modules[path], holders[path], settled)
+    return guesses
+
+
+def _holds(value: object, size: int) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_holds(v, size) for v in value)
+    return is_whole(value) and value == size
+
+
+def _module_guesses(
+    path: str, module: nn.Module, attributes: Mapping[str, Any], settled: Mapping[int, int]
+) -> list[Guess]:
+    guesses = []
+    for name, value in attributes.items():
+        if not any(_holds(value, old) for old in settled):
+            continue
+        new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
+        guesses.append(Guess(path, name, new, type(module).__qualname__, _is_of_torch(module)))
+    return guesses
