@@ -15,7 +15,7 @@ from torch.fx import Node
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
-from secateur.structure.read_sizes import tie_read_sizes
+from secateur.structure.read_sizes import reads_apart, tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
@@ -58,8 +58,26 @@ class Structure:
     derived: Mapping[str, Value] = field(default_factory=dict)
 
 
+WORTH_A_MODULE = 0.7
+"""The share of the units that must stay free for sizes that the code reads to be tied, so that the cut model is a module."""
+
+
 def infer(graph: Graph) -> Structure:
-    """Return the structure of a traced model."""
+    """Return the structure of a traced model.
+
+    Where code gives a size that it read from one tensor to another, either both are one, or the cut model is a graph. They
+    are one where no graph is ever written, and where that leaves most units free.
+    """
+    structure = _inferred(graph, tied=graph.of_example)
+    if graph.of_example or graph.uses is None or not reads_apart(graph.uses, structure.values):
+        return structure
+    tied = _inferred(graph, tied=True)
+    free, left = (sum(site.size for site in s.sites.values()) for s in (structure, tied))
+    return tied if left >= WORTH_A_MODULE * free else structure
+
+
+def _inferred(graph: Graph, tied: bool) -> Structure:
+    """The structure; with `tied`, sizes that are read from a shape are one with those that they set."""
     solver = _Solver(graph)
     if graph.regions:
         for region in graph.regions:
@@ -72,7 +90,8 @@ def infer(graph: Graph) -> Structure:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
-            tie_read_sizes(traced.uses, solver.values)
+            if tied:
+                tie_read_sizes(traced.uses, solver.values, all_alike=graph.of_example)
             freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
