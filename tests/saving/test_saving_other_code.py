@@ -37,7 +37,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
 
 
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Callable[[], nn.Module], Callable[[], nn.Module]]:
+def saved(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> tuple[Path, Callable[[], nn.Module], Callable[[], nn.Module]]:
     right, wrong = request.param
     torch.manual_seed(0)
     return sc.prune(right(), torch.randn(4, 6), sparsity=0.4, latency=False).save(tmp_path / "small"), right, wrong
@@ -52,7 +54,9 @@ def test_other_code_is_refused(saved: tuple[Path, Callable[[], nn.Module], Calla
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_the_type_does_not_matter(dtype: torch.dtype, tmp_path: Path) -> None:
-    folder = sc.prune(Net().to(dtype), torch.randn(4, 6).to(dtype), sparsity=0.4, latency=False).save(tmp_path / "small")
+    folder = sc.prune(Net().to(dtype), torch.randn(4, 6).to(dtype), sparsity=0.4, latency=False).save(
+        tmp_path / "small"
+    )
     assert {p.dtype for p in sc.load(folder, Net().to(dtype)).parameters()} == {dtype}
     with pytest.raises(FileError, match="answers otherwise"):
         sc.load(folder, Net(scale=0.5).to(dtype))

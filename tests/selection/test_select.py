@@ -356,5 +356,7 @@ def test_a_row_keeps_its_minimum_of_weights(minimum: int, kept: list[int]) -> No
 def test_scores_of_another_size_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
     sites = channels(model, torch.randn(1, 6))
-    with pytest.raises(InputError, match=r"the scores of '0' have shape \(15,\), and the site \(16,\); give one score a unit"):
+    with pytest.raises(
+        InputError, match=r"the scores of '0' have shape \(15,\), and the site \(16,\); give one score a unit"
+    ):
         select({"0": torch.rand(15)}, 0.5, sites=sites)

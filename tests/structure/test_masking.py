@@ -77,7 +77,9 @@ class ByFunction(nn.Module):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("make", [*(lambda n=n: Normed(NORMS[n]()) for n in NORMS), ByFunction], ids=[*NORMS, "function"])
+@pytest.mark.parametrize(
+    "make", [*(lambda n=n: Normed(NORMS[n]()) for n in NORMS), ByFunction], ids=[*NORMS, "function"]
+)
 def test_masked_is_cut_in_both_modes(make: Callable[[], nn.Module], training: bool) -> None:
     model, x = make().train(), torch.randn(5, 4)
     sites = sc.channels(model, x)

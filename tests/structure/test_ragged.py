@@ -213,5 +213,5 @@ def test_remedies_do_not_go_in_a_circle() -> None:
         with pytest.raises(sc.CutError, match=r"has no graph: .*; leave the site out with ignore=\.$") as refused:
             sc.cut(model, sites, keep_of(sites), form=form)  # type: ignore[arg-type]
         assert 'form="graph"' not in str(refused.value)
-    with pytest.raises(sc.CutError, match="has no graph: .* leave form= out"):
+    with pytest.raises(sc.CutError, match=r"has no graph: .* leave form= out"):
         sc.cut(model, sites, keep_of(sites), form="graph")

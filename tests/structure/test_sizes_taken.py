@@ -90,7 +90,22 @@ CASES: dict[Callable[[Tensor, int], Tensor], Shapes] = {
     same_as_the_batch: ANY,
     by_positions: ANY,
 }
-SHAPES = [(2, 8), (1, 8), (5, 8), (4, 1), (2, 4), (3, 7), (4, 4), (3, 9), (2, 12), (2, 16), (2, 17), (3, 32), (9, 2), (1, 1100)]
+SHAPES = [
+    (2, 8),
+    (1, 8),
+    (5, 8),
+    (4, 1),
+    (2, 4),
+    (3, 7),
+    (4, 4),
+    (3, 9),
+    (2, 12),
+    (2, 16),
+    (2, 17),
+    (3, 32),
+    (9, 2),
+    (1, 1100),
+]
 
 
 def cut_graph(between: Callable[[Tensor, int], Tensor], samples: int = 2) -> tuple[sc.Result, nn.Module]:
@@ -130,7 +145,9 @@ def test_one_sample_is_an_example_of_any_batch() -> None:
     assert cut_graph(pad_to_fours, samples=1)[0].report.shapes == ANY
 
 
-@pytest.mark.parametrize("between", [crop_from_17_on, pick_the_middle, pad_to_fours, times_the_bits], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "between", [crop_from_17_on, pick_the_middle, pad_to_fours, times_the_bits], ids=lambda b: b.__name__
+)
 def test_a_loaded_graph_takes_the_same(between: Callable[[Tensor, int], Tensor], tmp_path: Path) -> None:
     result, _ = cut_graph(between)
     again: Any = sc.load(result.save(tmp_path / "small"), Literal(between))

@@ -136,7 +136,9 @@ def test_a_graph_claims_the_shapes_that_it_was_run_at() -> None:
     assert free.meta["shapes"] == ((None, None, 4),)
     assert crops.meta["shapes"] == ((None, (2, None), 4),), "half of one place is none, of which there is no mean"
     assert crops(torch.randn(5, 7, 4)).shape == (5, 3)
-    with pytest.raises(InputError, match=r"input 0 of this graph has shape \(2, 1, 4\); it takes \(any, 2 or more, 4\) alone"):
+    with pytest.raises(
+        InputError, match=r"input 0 of this graph has shape \(2, 1, 4\); it takes \(any, 2 or more, 4\) alone"
+    ):
         crops(torch.randn(2, 1, 4))
 
 

@@ -278,7 +278,9 @@ def _cannot_run(small: nn.Module, structure: Structure, form: Form, error: Excep
 
 def _of_example(structure: Structure) -> str:
     """Why no graph of a model can be written."""
-    reason = "it cannot be traced whole" if structure.graph.regions else "what it runs hangs on the values of its tensors"
+    reason = (
+        "it cannot be traced whole" if structure.graph.regions else "what it runs hangs on the values of its tensors"
+    )
     return f"has no graph: {reason}"
 
 

@@ -128,9 +128,9 @@ def _export(
     return replace(exported, as_it_runs=tap.as_it_runs)
 
 
-def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ShapesCollection:
+def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Every size of the inputs as one that the exporter may leave open."""
-    shapes = torch.export.ShapesCollection()
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
             shapes[leaf] = [torch.export.Dim.AUTO] * leaf.dim()

@@ -32,7 +32,16 @@ ASSERTS = {torch.ops.aten._assert_scalar.default, torch.ops.aten.sym_constrain_r
 ASSERTS |= {torch.ops.aten.sym_constrain_range.default}
 TORCH = Path(torch.__file__).parent
 # Where the exporter compares sizes to learn shapes and strides: there an op fails by itself, or means the same.
-SHAPES_ALONE = ("_refs", "_prims", "_prims_common", "_meta_registrations.py", "_subclasses", "_decomp", "_ops.py", "_library")
+SHAPES_ALONE = (
+    "_refs",
+    "_prims",
+    "_prims_common",
+    "_meta_registrations.py",
+    "_subclasses",
+    "_decomp",
+    "_ops.py",
+    "_library",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +102,9 @@ def with_free_sizes(program: ExportedProgram) -> FreeSizes:
         arguments |= _with_numbers(module.graph, sources[id(module.graph)])
         module.recompile()
     free = FreeSizes(shapes, examples, *_bounded(sorted(top, key=str), conditions, environment), arguments, sources)
-    if not {s for shape in shapes for size in shape if not isinstance(size, int) for s in size.free_symbols} <= set(top):
+    if not {s for shape in shapes for size in shape if not isinstance(size, int) for s in size.free_symbols} <= set(
+        top
+    ):
         raise ValueError("sizes that no input has")
     if not free.allow(examples):
         raise ValueError("the example's own sizes are not allowed")
@@ -165,7 +176,10 @@ def _is_bound(condition: Any) -> bool:
     """Whether it compares a letter with a number, which its range says."""
     if not condition.is_Relational or condition.rel_op not in ("<", "<=", ">", ">="):
         return False
-    return {condition.lhs.is_Symbol or condition.lhs.is_Integer, condition.rhs.is_Symbol or condition.rhs.is_Integer} == {True}
+    return {
+        condition.lhs.is_Symbol or condition.lhs.is_Integer,
+        condition.rhs.is_Symbol or condition.rhs.is_Integer,
+    } == {True}
 
 
 def _with_numbers(graph: fx.Graph, sources: Mapping[Any, tuple[Node, int]]) -> dict[Node, dict[str, Any]]:
@@ -259,6 +273,12 @@ def _analysis() -> Any:
     def noted(function: Any) -> Any:
         return staticmethod(lambda x, dtype=None: x.tracer.create_proxy("call_function", function, (x,), {}))
 
-    return type("_Noted", (PythonReferenceAnalysis,), {
-        "floor_to_int": noted(math.floor), "ceil_to_int": noted(math.ceil), "trunc_to_int": noted(math.trunc),
-    })
+    return type(
+        "_Noted",
+        (PythonReferenceAnalysis,),
+        {
+            "floor_to_int": noted(math.floor),
+            "ceil_to_int": noted(math.ceil),
+            "trunc_to_int": noted(math.trunc),
+        },
+    )

@@ -25,9 +25,8 @@ from secateur.types import CutError
 
 __all__ = ["graph_form", "graph_structure"]
 
-def graph_form(
-    small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], train: TrainMode
-) -> GraphModule:
+
+def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], train: TrainMode) -> GraphModule:
     """Return the traced graph with the tensors of `small` (the cut module) and with every size as it is after the cut.
 
     The state dict has the same keys as the module's. In train mode ops take the arguments that they have there. Where the structure was traced with

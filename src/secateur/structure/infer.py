@@ -66,18 +66,26 @@ def infer(graph: Graph) -> Structure:
     """Return the structure of a traced model.
 
     Where code gives a size that it read from one tensor to another, either both are one, or the cut model is a graph. They
-    are one where no graph is ever written, and where that leaves most units free.
+    are one where no graph is ever written, and where that leaves most units free. Where a module could lose nothing at all,
+    what a graph could is free.
     """
     structure = _inferred(graph, tied=graph.of_example)
-    if graph.of_example or graph.uses is None or not reads_apart(graph.uses, structure.values):
+    if graph.of_example or graph.uses is None:
+        return structure
+    if not structure.sites:
+        return _inferred(graph, tied=False, as_module=False)
+    if not reads_apart(graph.uses, structure.values):
         return structure
     tied = _inferred(graph, tied=True)
     free, left = (sum(site.size for site in s.sites.values()) for s in (structure, tied))
     return tied if left >= WORTH_A_MODULE * free else structure
 
 
-def _inferred(graph: Graph, tied: bool) -> Structure:
-    """The structure; with `tied`, sizes that are read from a shape are one with those that they set."""
+def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
+    """The structure; with `tied`, sizes that are read from a shape are one with those that they set.
+
+    With `as_module`, what a module could not shrink without another temperature of its attention stays whole.
+    """
     solver = _Solver(graph)
     if graph.regions:
         for region in graph.regions:
@@ -92,7 +100,8 @@ def _inferred(graph: Graph, tied: bool) -> Structure:
         if traced.uses is not None:
             if tied:
                 tie_read_sizes(traced.uses, solver.values, all_alike=graph.of_example)
-            freeze_temperatures(traced.uses, solver.values, solver.ties)
+            if as_module:
+                freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)

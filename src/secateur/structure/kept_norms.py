@@ -40,7 +40,9 @@ def keep_statistics(masked: nn.Module, sites: Sites, keep: Keep) -> bool:
     structure = sites.structure
     assert isinstance(structure, Structure)
     gone = {structure.units[name]: k for name, k in keep.items() if not bool(k.all())}
-    nodes = [n for n, axes in structure.ties.statistics.items() if any(not bool(keep_vector(a, gone).all()) for a in axes)]
+    nodes = [
+        n for n, axes in structure.ties.statistics.items() if any(not bool(keep_vector(a, gone).all()) for a in axes)
+    ]
     calls = dict.fromkeys(_call(node) for node in nodes)
     places = {call: _place(structure, call, gone) for call in calls}
     if any(place is None for place in places.values()):
@@ -75,7 +77,9 @@ def _place(structure: Structure, call: str, gone: Mapping[Atom, Tensor]) -> tupl
     parameters = set(structure.graph.tensors)
     given = {operand for n in inside for operand in n.all_input_nodes} - set(inside) - parameters
     # What is cast to the type that it has is what it was, to the exporter too.
-    result = [n for n in inside if set(n.users) - set(inside) and not (op_name(n) in SAME and set(n.all_input_nodes) <= given)]
+    result = [
+        n for n in inside if set(n.users) - set(inside) and not (op_name(n) in SAME and set(n.all_input_nodes) <= given)
+    ]
     if not call or len(given) != 1 or len(result) != 1:
         return None
     before, after = (list(_kept_along(structure, node, gone)) for node in (*given, *result))

@@ -117,7 +117,9 @@ class KeptStatistics:
             return statistics
         train = train_mode(self.module, statistics.structure.graph)
         if train.differs:
-            raise InputError(f"mask: the masked copy computes what the model does in eval mode alone: {train.differs}; {IN_TRAINING}")
+            raise InputError(
+                f"mask: the masked copy computes what the model does in eval mode alone: {train.differs}; {IN_TRAINING}"
+            )
         return replace(statistics, train=train)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptStatistics:

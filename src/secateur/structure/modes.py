@@ -50,11 +50,11 @@ def train_mode(model: nn.Module, graph: Graph) -> TrainMode:
     """
     assert graph.program is not None, "a recorded graph is exported before it is rewritten"
     touched = graph.uses.parameters if graph.uses else None
-    ways = {"as_it_runs": graph.as_it_runs, "free": graph.free is not None}
+    as_it_runs, free = graph.as_it_runs, graph.free is not None
     try:
         with evaluating(model), private_draws():
             model.train()
-            trained = export(model, graph.args, dict(graph.kwargs), touched, **ways).program
+            trained = export(model, graph.args, dict(graph.kwargs), touched, as_it_runs=as_it_runs, free=free).program
         return _compared(graph.program, trained)
     except _OtherOpsError as error:
         return TrainMode(differs=str(error))
@@ -119,7 +119,9 @@ def _changes(node: Node, other: Node, same: Mapping[Node, Node]) -> dict[str, An
         return {}
     mine, others = named_arguments(node), named_arguments(other)
     changes = {name: others[name] for name in mine if not _alike(mine[name], others[name], same)}
-    if any(not isinstance(value, (bool, int, float)) for value in (*changes.values(), *(mine[name] for name in changes))):
+    if any(
+        not isinstance(value, (bool, int, float)) for value in (*changes.values(), *(mine[name] for name in changes))
+    ):
         raise _OtherOpsError(f"train mode gives {where(other)} other tensors")
     return changes
 

@@ -72,7 +72,7 @@ def _parts(origin: Dimension, dimension: Dimension) -> int:
     size = origin.shape[origin.dim]
     if dimension.shape[dimension.dim] == size:
         return 1
-    in_two = dimension.dim > 0 and 1 < dimension.shape[dimension.dim - 1]
+    in_two = dimension.dim > 0 and dimension.shape[dimension.dim - 1] > 1
     return 2 if in_two and prod(dimension.shape[dimension.dim - 1 : dimension.dim + 1]) == size else 0
 
 

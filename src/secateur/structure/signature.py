@@ -31,7 +31,9 @@ def called_like(
     """
     parameters = inspect.signature(model.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
-    positional = [n for n, p in parameters.items() if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        n for n, p in parameters.items() if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    ]
     if Parameter.VAR_POSITIONAL in kinds or len(args) > len(positional):
         return _PyTreeCodeGen(_PyTreeInfo([f"arg{i}" for i in range(len(args))] + list(kwargs), spec, out_spec))
     traced = dict(zip([*positional[: len(args)], *kwargs], [*args, *kwargs.values()], strict=True))
@@ -41,8 +43,10 @@ def called_like(
 class _Signed(_PyTreeCodeGen):
     """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out."""
 
-    def __init__(self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int) -> None:
-        super().__init__(info)  # type: ignore[no-untyped-call]
+    def __init__(
+        self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int
+    ) -> None:
+        super().__init__(info)
         named = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
         rest = [p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD]
         self.heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]
@@ -50,7 +54,9 @@ class _Signed(_PyTreeCodeGen):
         more = [name for name in traced if name not in {p.name for p in named}]
         by_keyword += [f"{name}={RETURNED_BESIDES[name]}" if _is_besides(name, traced) else name for name in more]
         self.heads += [*(["*", *by_keyword] if by_keyword else []), *(f"**{name}" for name in rest)]
-        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced] + [(name, "{}") for name in rest]
+        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced] + [
+            (name, "{}") for name in rest
+        ]
         values = list(traced)
         inner = ", ".join(f"{name!r}: {name}" for name in values[positional:])
         self.values = f"([{', '.join(values[:positional])}], {{{inner}}}), self._in_spec"

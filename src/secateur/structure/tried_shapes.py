@@ -110,7 +110,9 @@ class _Trial:
     def _allowed(self, letters: list[Any], sizes: Callable[[int], list[int]]) -> list[Setting]:
         proposals = zip(*(sizes(self.free.examples[letter]) for letter in letters), strict=True)
         settings = [dict(zip(letters, numbers, strict=True)) for numbers in dict.fromkeys(proposals)]
-        settings = [s for s in settings if min(s.values()) > 0 and self.free.allow({**self.free.examples, **s}, least=1)]
+        settings = [
+            s for s in settings if min(s.values()) > 0 and self.free.allow({**self.free.examples, **s}, least=1)
+        ]
         return [*settings[:2], *settings[-1:]] if len(settings) > 2 else settings
 
     def _outcomes(self, settings: Iterable[Setting]) -> Outcomes:
@@ -132,7 +134,9 @@ class _Trial:
     def _span(self, letter: Any, outcomes: Outcomes) -> Span:
         example, (low, high) = self.free.examples[letter], self.free.ranges[letter]
         runs = [(setting[letter], agreed) for setting, agreed in outcomes if letter in setting]
-        below, above = ([agreed for n, agreed in runs if n in side] for side in (range(2, example), range(example + 1, LARGEST)))
+        below, above = (
+            [agreed for n, agreed in runs if n in side] for side in (range(2, example), range(example + 1, LARGEST))
+        )
         low = low if True in below and False not in below else example
         high = high if True in above and False not in above else example
         # The exporter takes no size to be 1: only a run tells.
