@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import importlib
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import secateur as sc
 import zoo
 from secateur.criteria import Magnitude
 from secateur.selection import select
@@ -611,15 +612,14 @@ class Reduced(torch.nn.Module):
             torch.nn.Conv1d(8, 8, 2, stride=2),
             torch.nn.Linear(8, 8),
         )
-        self.out = torch.nn.Linear(8, 3)
+        self.norm, self.up, self.out = torch.nn.LayerNorm(8), torch.nn.Linear(8, 32), torch.nn.Linear(32, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(Reduced.attend(self, self.stem(x)))  # type: ignore[no-any-return]
-
-    def attend(self, h: torch.Tensor) -> torch.Tensor:
+        h = self.stem(x)
         batch, _, width = h.shape
         keys = self.reduce(h.transpose(1, 2)).reshape(batch, width, -1).transpose(1, 2)
-        made: torch.Tensor = h + self.mix(keys).mean(1, keepdim=True)
+        keys = self.norm(keys)
+        made: torch.Tensor = self.out(self.up(h + self.mix(keys).mean(1, keepdim=True)).relu())
         return made
 
 
