@@ -44,7 +44,8 @@ plain("Blenderbot", "Blenderbot", GENERATION, both, **PAIR)
 plain("BlenderbotSmall", "BlenderbotSmall", GENERATION, both, **PAIR)
 plain("M2M-100", "M2M100", GENERATION, both, **PAIR)
 plain("PLBart", "PLBart", GENERATION, both, **PAIR)
-plain("LED", "LED", GENERATION, both, vocab_size=99, d_model=32, **TWO_SIDES, attention_window=4)
+plain("LED", "LED", GENERATION, both, vocab_size=99, d_model=32, **TWO_SIDES, attention_window=4,
+      max_encoder_position_embeddings=64, max_decoder_position_embeddings=64)  # fmt: skip
 plain("ProphetNet", "ProphetNet", GENERATION, both, vocab_size=99, hidden_size=32, max_position_embeddings=64,
       encoder_ffn_dim=64, decoder_ffn_dim=64, num_encoder_layers=2, num_decoder_layers=2,
       num_encoder_attention_heads=4, num_decoder_attention_heads=4, pad_token_id=0)  # fmt: skip

@@ -4,9 +4,9 @@
 
 A mutant differs in one comparison, operator, number, truth value or `not`. The tests of a room (and its doctests) are collected
 once; each runs once, and says which functions it calls. Then a forked process for each mutant gives the changed function its new
-code, and runs the tests that call it, the quickest first, until one fails. What is changed outside of functions is imported anew.
-What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` runs those once
-more, after tests were written; `--table` prints what is in the file.
+code, and runs the tests that call it, a quick case of each first, until one fails. What is changed outside of functions is imported anew.
+What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` draws none, and runs
+those in the file once more that are still to be found in the code, after tests were written; `--table` prints what is in the file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from math import sqrt
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -35,6 +37,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "secateur"
 ROOMS = ["structure", "selection", "rate", "criteria", "solvers"]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,
@@ -42,51 +45,61 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+LEFT_OUT = {"strict", "init", "repr", "compare", "kw_only"}
+"""Arguments of `zip` and of a dataclass's `field`."""
 FAULT = 99
-MODULE = 0
-"""The line that stands for what no function holds; every test that comes into the file concerns it."""
+MODULE = ""
+"""The name that stands for what no function holds; every test that comes into the file concerns it."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One changed place of one file, and what came of it."""
+    """One changed place of one file, with the function and the line where it is, and what came of it."""
 
     room: str
     file: str
     place: int
+    where: str
     change: str
     outcome: str = ""
     seconds: float = 0.0
     test: str = ""
 
+    @property
+    def function(self) -> str:
+        return self.where.partition(":")[0]
+
 
 # The places that can be changed
 
 
-def places(tree: ast.Module) -> Iterator[tuple[ast.AST, int]]:
-    """What can be changed, and the first line of the function around it.
+def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """What can be changed, and the qualified name of the function around it.
 
-    Left out are asserts, imports for types, and what decorates: that a dataclass is frozen or compared is seen by no outcome.
+    Left out are asserts, a zip's `strict` among them, imports for types, and what decorates: that a dataclass is frozen or compared,
+    or a field of it shown, is seen by no outcome.
     """
-    stack: list[tuple[ast.AST, int]] = [(tree, MODULE)]
+    stack: list[tuple[ast.AST, str, str]] = [(tree, MODULE, "")]
     while stack:
-        node, line = stack.pop()
+        node, function, scope = stack.pop()
         if isinstance(node, ast.Assert) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
             continue
+        if isinstance(node, ast.keyword) and node.arg in LEFT_OUT:
+            continue
         if can_change(node):
-            yield node, line
+            yield node, function
         if isinstance(node, FUNCTIONS):
             # Defaults are worked out where the function is made.
             defaults = [*node.args.defaults, *[value for value in node.args.kw_defaults if value]]
-            stack += [(child, line) for child in defaults]
-            line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            stack += [(child, line) for child in node.body]
+            stack += [(child, function, scope) for child in defaults]
+            name = scope + node.name
+            stack += [(child, name, f"{name}.<locals>.") for child in node.body]
         elif isinstance(node, ast.ClassDef):
-            stack += [(child, line) for child in node.body]
+            stack += [(child, function, f"{scope}{node.name}.") for child in node.body]
         elif isinstance(node, ast.AnnAssign):
-            stack += [(node.value, line)] if node.value else []
+            stack += [(node.value, function, scope)] if node.value else []
         else:
-            stack += [(child, line) for child in ast.iter_child_nodes(node)]
+            stack += [(child, function, scope) for child in ast.iter_child_nodes(node)]
 
 
 def can_change(node: ast.AST) -> bool:
@@ -110,28 +123,44 @@ def change(node: ast.AST) -> str:
         node.operand = ast.UnaryOp(ast.Not(), node.operand)
     elif isinstance(node, ast.Constant):
         node.value = (not node.value) if isinstance(node.value, bool) else node.value + 1  # type: ignore[operator]
-    return f"line {getattr(node, 'lineno', '?')}: {before} → {ast.unparse(node)}"
+    return f"{before} → {ast.unparse(node)}"
 
 
-def mutated(file: Path, place: int) -> tuple[ast.Module, str, int]:
-    """A file with one place changed, what was done, and the function's first line."""
+def mutated(file: Path, place: int) -> tuple[ast.Module, str]:
+    """A file with one place changed, and the name of the function around it."""
     tree = ast.parse(file.read_text())
-    node, line = list(places(tree))[place]
-    done = change(node)
-    return ast.fix_missing_locations(tree), done, line
+    node, function = list(places(tree))[place]
+    change(node)
+    return ast.fix_missing_locations(tree), function
+
+
+def mutants_of(room: str, file: Path) -> list[Mutant]:
+    """All mutants of a file."""
+    each = places(ast.parse(file.read_text())) if file.exists() else ()
+    name = str(file.relative_to(SOURCE))
+    return [
+        Mutant(room, name, place, f"{function}:{getattr(node, 'lineno', '')}", change(deepcopy(node)))
+        for place, (node, function) in enumerate(each)
+    ]
 
 
 def sample(rooms: list[str], seed: int, count: int) -> list[Mutant]:
     """Mutants of the rooms, drawn from all places with the same chance."""
-    source = ROOT / "src" / "secateur"
-    files = [(room, file) for room in rooms for file in sorted((source / room).rglob("*.py"))]
-    table = [
-        Mutant(room, str(file.relative_to(source)), place, "")
-        for room, file in files
-        for place in range(len(list(places(ast.parse(file.read_text())))))
-    ]
+    files = [(room, file) for room in rooms for file in sorted((SOURCE / room).rglob("*.py"))]
+    table = [mutant for room, file in files for mutant in mutants_of(room, file)]
     random.Random(seed).shuffle(table)
-    return [replace(mutant, change=mutated(source / mutant.file, mutant.place)[1]) for mutant in table[:count]]
+    return table[:count]
+
+
+def relocated(mutants: Iterable[Mutant]) -> Iterator[Mutant]:
+    """The mutants at the places where they are now; those that are in the code no more have the outcome `gone`."""
+    by_file: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        if mutant.file not in by_file:
+            by_file[mutant.file] = mutants_of(mutant.room, SOURCE / mutant.file)
+        alike = [m for m in by_file[mutant.file] if (m.function, m.change) == (mutant.function, mutant.change)]
+        now = min(alike, key=lambda m: abs(m.place - mutant.place), default=None)
+        yield replace(mutant, outcome="gone") if now is None else replace(mutant, place=now.place, where=now.where)
 
 
 # Which tests call which functions
@@ -142,12 +171,12 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.tests = str(folder), {}  # type: tuple[str, dict[str, Any]]
-        self.called: set[tuple[str, int]] = set()
+        self.called: set[tuple[str, str]] = set()
 
     def trace(self, frame: FrameType, event: str, arg: object) -> None:
         code = frame.f_code
         if code.co_filename.startswith(self.folder):
-            self.called.add((code.co_filename[len(self.folder) + 1 :], code.co_firstlineno))
+            self.called.add((code.co_filename[len(self.folder) + 1 :], code.co_qualname))
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -186,15 +215,26 @@ def first_failure(items: list[pytest.Item]) -> str:
     return ""
 
 
-def tests_of(mutant: Mutant, line: int, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
-    """The tests that call a mutant's function, the quickest first, as many as fit into the seconds; and how long they take."""
+def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
+    """The tests that call a mutant's function, as many as fit into the seconds; and how long they take.
 
-    def concerns(calls: list[tuple[str, int]]) -> bool:
-        return any(file == mutant.file and line in (MODULE, first) for file, first in calls)
+    First comes a case of each test, the quickest of them first, then another of each: other tests see more than other cases do.
+    A test that calls nothing looks at values: it concerns what no function holds.
+    """
+
+    def concerns(calls: list[tuple[str, str]]) -> bool:
+        if function == MODULE:
+            return not calls or any(file == mutant.file for file, _ in calls)
+        return (mutant.file, function) in map(tuple, calls)
 
     names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
-    total, within = 0.0, []
+    cases = Counter[str]()
+    rank: dict[str, int] = {}
     for name in names:
+        rank[name] = cases[name.partition("[")[0]]
+        cases[name.partition("[")[0]] += 1
+    total, within = 0.0, []
+    for name in sorted(names, key=rank.__getitem__):
         total += tests[name]["seconds"]
         if total > seconds and within:
             break
@@ -267,9 +307,10 @@ class Rooms:
             Path(self.alone).write_text(first_failure([items[name] for name in names if name in items]))
             return True
         tests = self.read_map(items)
-        if new := [item for name, item in items.items() if name not in tests]:
-            if in_child(lambda: self.write_map(new, tests), 7200) != 0:
-                raise SystemExit(f"a test in {new[0].path.parent} fails before anything is changed")
+        new = [item for name, item in items.items() if name not in tests]
+        for path, of_file in groupby(new, key=lambda item: item.path):
+            if in_child(lambda: self.write_map(list(of_file), tests), 7200) != 0:  # noqa: B023  (waited for)
+                raise SystemExit(f"a test of {path} fails before anything is changed")
             tests = self.read_map(items)
         for mutant in self.todo:
             self.run(mutant, tests, items)
@@ -293,8 +334,8 @@ class Rooms:
         """Run the tests that call a mutant's function on it, and write down what came of it."""
         began = time.monotonic()
         path = self.copy / "secateur" / mutant.file
-        tree, _, line = mutated(path, mutant.place)
-        names, expected = tests_of(mutant, line, tests, self.options.seconds)
+        tree, function = mutated(path, mutant.place)
+        names, expected = tests_of(mutant, function, tests, self.options.seconds)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             told = Path(folder) / "failed"
 
@@ -315,14 +356,14 @@ class Rooms:
             try:
                 # Four times as long as without the change, and what it takes to import and collect.
                 limit = 60 + 4 * min(expected, self.options.seconds)
-                status = in_child(imported if line == MODULE else patched, limit) if names else 0
+                status = in_child(imported if function == MODULE else patched, limit) if names else 0
             finally:
                 path.write_text(before)
             begun, failed = told.exists(), told.read_text() if told.exists() else ""
         whole = expected <= self.options.seconds  # else some of its tests had no time
         outcome = "not reached" if not names else "ran on" if status is None else "survived" if whole else "undecided"
         if status or failed:
-            if line != MODULE and not begun:
+            if function != MODULE and not begun:
                 raise SystemExit(f"{mutant}: the function could not be given its new code")
             outcome = "killed"
         self.write(replace(mutant, outcome=outcome, seconds=round(time.monotonic() - began, 1), test=failed))
@@ -330,7 +371,7 @@ class Rooms:
     def write(self, mutant: Mutant) -> None:
         """Add an outcome to the file of results."""
         with self.options.results.open("a") as file:
-            file.write(json.dumps(asdict(mutant), ensure_ascii=False) + "\n")
+            file.write(line_of(mutant))
 
 
 def forget(copy: Path) -> None:
@@ -349,6 +390,11 @@ def read_results(file: Path) -> dict[tuple[str, int], Mutant]:
     return {(mutant.file, mutant.place): mutant for mutant in (Mutant(**json.loads(line)) for line in lines)}
 
 
+def line_of(mutant: Mutant) -> str:
+    """A line of the file of results."""
+    return json.dumps(asdict(mutant), ensure_ascii=False) + "\n"
+
+
 def wilson(hits: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson)."""
     z, share = 1.96, hits / count
@@ -358,24 +404,18 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def table(mutants: list[Mutant]) -> str:
-    """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well."""
+    """The outcomes by room, in Markdown; a mutant on which the tests do not end is seen as well, one whose code is gone is none."""
     lines = [
         "| room | mutants | killed | ran on | survived | undecided | not reached | seen (95 %) |",
         "| --- |" + " --- |" * 7,
     ]
     for room in [*dict.fromkeys(mutant.room for mutant in mutants), "all"]:
-        counts = Counter(mutant.outcome for mutant in mutants if room in (mutant.room, "all"))
+        counts = Counter(m.outcome for m in mutants if room in (m.room, "all") and m.outcome != "gone")
         total, seen = counts.total(), counts["killed"] + counts["ran on"]
         low, high = wilson(seen, total)
         cells = [room, total, *(counts[key] for key in ("killed", "ran on", "survived", "undecided", "not reached"))]
         lines.append(f"| {' | '.join(map(str, cells))} | {seen / total:.0%} ({low:.0%} to {high:.0%}) |")
     return "\n".join(lines)
-
-
-def preload() -> None:
-    """Import what all children need, once."""
-    import torch._dynamo
-    import torch.export  # noqa: F401
 
 
 def options_of(arguments: list[str]) -> argparse.Namespace:
@@ -394,11 +434,14 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Sample mutants, and write what became of each and of all."""
     options = options_of(sys.argv[1:])
-    mutants = sample(options.rooms, options.seed, options.count)
     results = read_results(options.results)
-    todo = [m for m in mutants if getattr(results.get((m.file, m.place)), "outcome", None) in (None, *options.again)]
-    if not options.table:
-        run_all(todo, options)
+    if options.again:
+        results = {(mutant.file, mutant.place): mutant for mutant in relocated(results.values())}
+        options.results.write_text("".join(map(line_of, results.values())))
+        run_all([mutant for mutant in results.values() if mutant.outcome in options.again], options)
+    elif not options.table:
+        mutants = sample(options.rooms, options.seed, options.count)
+        run_all([mutant for mutant in mutants if (mutant.file, mutant.place) not in results], options)
     print(table(list(read_results(options.results).values())))
 
 
@@ -409,7 +452,7 @@ def run_all(todo: list[Mutant], options: argparse.Namespace) -> None:
 
     options.results.parent.mkdir(parents=True, exist_ok=True)
     sys.dont_write_bytecode = True
-    for room in dict.fromkeys(mutant.room for mutant in todo):
+    for room, _ in reversed(Counter(mutant.room for mutant in todo).most_common()):  # the smallest first
         with tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / "src"
             shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))

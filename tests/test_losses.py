@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
+from secateur.compression.quality import Quality
 from secateur.criteria import CRITERIA, ClassAccuracy, by_name
 from secateur.criteria.base import LossCriterion, check_scores
 from secateur.losses import LOSSES, check_loss, is_cross_entropy, loss_function
@@ -362,3 +363,56 @@ def test_a_loss_that_compares_all_with_all_is_seen_where_the_first_targets_are_a
     x, y = torch.randn(8, 2), torch.tensor([0.5, 0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7])
     with pytest.raises(sc.InputError, match="all compared with all"):
         sc.fit(nn.Linear(2, 1), (x, y), epochs=1, loss=nn.functional.mse_loss)
+
+
+def _each(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that forgets its mean."""
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_a_loss_of_every_sample_is_refused_by_name(name: str) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(20, 4)
+    data = (x, torch.arange(20) % 3)
+    sites = sc.weights(model) if name in OF_WEIGHTS else sc.channels(model, x[:1])
+    with pytest.raises(InputError, match=r"the loss CrossEntropyLoss\(\) has reduction='none'.* leave reduction out"):
+        by_name(name, data, nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(InputError, match=r"loss cross_entropy has reduction='none'"):
+        by_name(name, data, partial(F.cross_entropy, reduction="none"))
+    with pytest.raises(InputError, match=r"the loss (_each )?gave a tensor of shape .* returns the mean, a scalar"):
+        by_name(name, data, _each)(model, sites)
+
+
+def test_a_metric_of_ones_own_is_given_what_a_loss_of_ones_own_is() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.aux, self.head = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            h = self.body(x).relu()
+            return {"aux": self.aux(h), "logits": self.head(h)}
+
+    torch.manual_seed(0)
+    model, x = Named(), torch.randn(20, 4)
+    data, seen = (x, torch.arange(20) % 3), []
+
+    def loss(outputs: Any, targets: Tensor) -> Tensor:
+        seen.append(set(outputs))
+        return F.cross_entropy(outputs["logits"], targets)
+
+    def right(outputs: Any, targets: Tensor) -> float:
+        seen.append(set(outputs))
+        return float((outputs["logits"].argmax(1) == targets).float().mean())
+
+    rated = evaluate(model, data, loss, metric=right)
+    assert rated.metric == pytest.approx(rated.accuracy)
+    assert all(names == {"aux", "logits"} for names in seen)
+    quality = Quality.of(model, data, right)
+    assert quality.baseline == quality(model) == pytest.approx(rated.accuracy)
+    assert quality.tells_classes
+    assert Quality.of(model, data, "accuracy").baseline == pytest.approx(rated.accuracy)
+    with pytest.raises(
+        InputError, match=r"given all that the model returns: take what it needs, as outputs\['logits'\]"
+    ):
+        evaluate(model, data, loss, metric=lambda outputs, targets: outputs.argmax(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ __all__ = [
     "mean_squared_error",
     "next_token_cross_entropy",
     "packed",
+    "scalar",
     "sequence_cross_entropy",
 ]
 
@@ -131,7 +132,7 @@ def loss_function(loss: str | Loss) -> Loss:
 
     Raises:
         UnknownNameError: it is none of these.
-        InputError: the import path names nothing that can be called.
+        InputError: the import path names nothing that can be called, or the loss gives a number for each sample.
 
     >>> loss_function("mse")(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
     tensor(5.)
@@ -141,11 +142,11 @@ def loss_function(loss: str | Loss) -> Loss:
     HuberLoss()
     """
     if callable(loss):
-        return loss
+        return _reduced(loss)
     if ":" in str(loss):
         function: Any = imported(str(loss), f"loss {loss!r}", "loss")
         made: Loss = function() if isinstance(function, type) else function
-        return made
+        return _reduced(made)
     name = str(loss).replace("-", "_")
     if name not in LOSSES:
         raise UnknownNameError(
@@ -153,6 +154,48 @@ def loss_function(loss: str | Loss) -> Loss:
             "('package.module:name') where a name is asked for"
         )
     return LOSSES[name]
+
+
+def _reduced(loss: Loss) -> Loss:
+    """The loss, unless it says of itself that it gives a number for each sample.
+
+    >>> _reduced(nn.MSELoss(reduction="none"))
+    Traceback (most recent call last):
+    secateur.types.InputError: the loss MSELoss() has reduction='none', so it gives a number for each sample; a loss gives the mean over the batch: leave reduction out
+    """
+    reduction = getattr(loss, "reduction", None)
+    if isinstance(loss, partial):
+        reduction = loss.keywords.get("reduction")
+    if reduction == "none":
+        name = loss.func.__name__ if isinstance(loss, partial) else repr(loss)
+        raise InputError(
+            f"the loss {name} has reduction='none', so it gives a number for each sample; a loss gives the mean over the "
+            "batch: leave reduction out"
+        )
+    return loss
+
+
+def scalar(loss: Loss) -> Loss:
+    """Return a loss that refuses to give anything but one number for a batch; those that are known to do so as they are.
+
+    >>> def squares(outputs, targets): return (outputs - targets) ** 2
+    >>> scalar(squares)(torch.ones(2), torch.zeros(2))
+    Traceback (most recent call last):
+    secateur.types.InputError: the loss squares gave a tensor of shape (2,) for a batch; give one that returns the mean, a scalar
+    """
+    if is_of_tensors(loss) or is_cross_entropy(loss) or isinstance(loss, nn.modules.loss._Loss):
+        return loss
+
+    @wraps(loss)
+    def checked(*args: Any, **options: Any) -> Tensor:
+        value: Any = loss(*args, **options)
+        if "reduction" in options or (isinstance(value, Tensor) and not value.ndim):
+            return value  # type: ignore[no-any-return]
+        name = getattr(loss, "__name__", type(loss).__name__)
+        what = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"the loss {name} gave a {what} for a batch; give one that returns the mean, a scalar")
+
+    return checked
 
 
 def is_cross_entropy(loss: str | Loss) -> bool:

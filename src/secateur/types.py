@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "OUTPUT",
     "Batches",
     "Criterion",
     "CutError",
@@ -266,6 +267,13 @@ FOLDING = (
     "secateur.structure.folded(model)"
 )
 
+OUTPUT = "the model's output"
+"""Why a layer stays whole whose units leave the model."""
+
+RETURNING_LESS = (
+    ". Where the model returns what layers inside answer, wrap it in a module that returns only what is needed"
+)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sites(Mapping[str, Site]):
@@ -305,9 +313,12 @@ class Sites(Mapping[str, Site]):
 
         >>> Sites({}, {"fc": "the model's output"}).why_whole()
         "fc (the model's output)"
+        >>> Sites({}, {"stem": "the model's output", "fc": "the model's output"}).why_whole()
+        "stem, fc (the model's output). Where the model returns what layers inside answer, wrap it in a module that returns..."
         """
         reasons = in_groups(self.frozen) or "the model has no layer whose units could go"
-        return reasons + (FOLDING if ".parametrizations." in reasons else "")
+        returned = list(self.frozen.values()).count(OUTPUT)
+        return reasons + (FOLDING if ".parametrizations." in reasons else "") + (RETURNING_LESS if returned > 1 else "")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {site.size}" for name, site in self.table.items())

@@ -263,7 +263,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="directions"):
         JointLossChange((x, y), directions=0)
     with pytest.raises(InputError, match="directions=2"):
-        JointLossChange((x, y), own_loss, directions=1)(model, sites)
+        JointLossChange((x[:1], y[:1]), own_loss, directions=1)(model, sites)
     worth = JointLossChange((x, y))(model, sites)
     with pytest.raises(UnknownNameError, match="nowhere"):
         worth.foretell({"nowhere": torch.ones(3, dtype=torch.bool)})
@@ -277,7 +277,10 @@ def test_more_units_than_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     import secateur.criteria.joint_loss_change as module
 
     model, sites, x, y = case("mlp")
-    monkeypatch.setattr(module, "free_memory", lambda device: 100)
+    just_enough = 24 * sum(site.size for site in sites.values()) ** 2
+    monkeypatch.setattr(module, "free_memory", lambda device: just_enough)
+    JointLossChange((x, y))(model, sites)
+    monkeypatch.setattr(module, "free_memory", lambda device: just_enough - 2)
     with pytest.raises(InputError, match="GiB"):
         JointLossChange((x, y))(model, sites)
 

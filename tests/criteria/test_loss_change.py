@@ -6,7 +6,9 @@ import copy
 import io
 import re
 import warnings
-from math import ceil, inf, isnan, nan, sqrt
+from dataclasses import replace
+from itertools import product
+from math import ceil, inf, isclose, isnan, nan, sqrt
 
 import pytest
 import rich.console
@@ -18,6 +20,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
 from secateur.criteria import LossChange, SecondOrder, UnitWorth
+from secateur.criteria.loss_change import Base
+from secateur.criteria.loss_change.labels import Uncertainty, student
 from secateur.labelled import SampleBatch
 from secateur.pruning import prune
 from secateur.rate.memory import Budget
@@ -373,10 +377,11 @@ def test_a_loss_that_is_no_plain_mean_is_refused() -> None:
         LossChange(data, lambda o, y: (o.sum(1) - y)[:, None])(model, channels(model, toy.inputs()))
 
 
-def changes(values: list[float], errors: list[float]) -> UnitWorth:
+def changes(values: list[float], errors: list[float], count: int = 10**6) -> UnitWorth:
     model = hand_mlp()
     made = LossChange(ONE, mse_loss)(model, channels(model, ONE[0]))
     made["0"], made.error["0"] = torch.tensor(values), torch.tensor(errors)
+    made.base = replace(made.base, count=count)
     return made
 
 
@@ -395,6 +400,7 @@ def test_labels_by_interval_and_tolerance() -> None:
     ):
         made = changes([change] * 3, [h / z for h in half])
         assert made.label()["0"] == expected, change
+        assert made.label(pooled=False)["0"] == expected, change
         low, high = made.interval()["0"].T
         torch.testing.assert_close(high - low, 2 * torch.tensor(half, dtype=torch.float64), rtol=1e-3, atol=0)
         needed = made.images()["0"]
@@ -405,6 +411,55 @@ def test_labels_by_interval_and_tolerance() -> None:
     assert changes([1.0, 0.0, -0.1], [0.0] * 3).label()["0"] == ["important", "zero", "worse"]
     with pytest.raises(InputError, match="'fdr' has no intervals"):
         made.label(correction="fdr")
+
+
+def test_an_interval_by_hand() -> None:
+    """Over 10 samples t of 10 degrees is 2.2281: √((pooled + 9 · error²) / 10), pooled (0.01 + 0 + 0.05) / 3 = 0.02."""
+    made = changes([0.0] * 3, [0.1, 0.0, 0.05**0.5], 10)
+    low, high = made.interval(correction=None)["0"].T
+    expected = [2.2281 * sqrt(square / 10) for square in (0.02 + 0.09, 0.02, 0.02 + 0.45)]
+    torch.testing.assert_close(high - low, 2 * torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=0)
+    alone = made.interval(correction=None, pooled=False)["0"][:, 1]
+    torch.testing.assert_close(alone, 2.2622 * made.error["0"].double(), rtol=1e-4, atol=0)  # 9 degrees
+
+
+@pytest.mark.parametrize("count", [3, 10, 100, 10_000])
+def test_the_images_that_are_said_to_decide_do(count: int) -> None:
+    """At as many samples as `images` says, with the same spread, an interval just fits."""
+    made = changes([0.3, -0.2, 0.01], [0.5, 0.1, 0.2], count)
+    for unit, needed in enumerate(made.images(tolerance=0.001, pooled=True)["0"].tolist()):
+        spread = Uncertainty.of(
+            made.error["0"].double(), torch.full((3,), 0.1, dtype=torch.float64), count, 0.05, "holm"
+        )
+        wanted = spread.images_needed(made["0"].double(), 0.001 * made.base.loss)[unit]
+        assert isclose(needed, float(wanted), rel_tol=1e-6)
+        own, rest = spread._squares()
+        room = max(0.3 - 0.089, 0.089 - 0.3, -0.3) if unit == 0 else 0.2 if unit == 1 else 0.089 - 0.01
+        assert isclose(float(own[unit] / needed + rest[unit] / needed**2), room**2, rel_tol=0.01)
+
+
+def test_a_label_is_rarely_wrong_where_most_samples_are_quiet() -> None:
+    """One sample in a hundred moves a unit, by a half on average: its change is five times the tolerance of 0.001.
+
+    A unit whose 100 samples were all quiet has no spread of its own, and is called zero by it; not by its site's.
+    """
+    wrong = {True: 0, False: 0}
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        moved, by = torch.rand(2, 100, 40, generator=generator, dtype=torch.float64)
+        samples = (moved < 0.01) * by
+        made = UnitWorth(Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50])), {"fc": samples.mean(0).float()})
+        made.error["fc"] = (samples.std(0) / 10).float()
+        for pooled in wrong:
+            wrong[pooled] += "zero" in made.label(pooled=pooled)["fc"]
+    assert wrong[True] <= 2
+    assert wrong[False] == 40
+
+
+def test_students_quantiles() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for level, freedom in product((0.5, 0.05, 1e-4, 1e-8), (1, 2, 3, 4, 6, 10, 30, 1000)):
+        assert isclose(student(level, freedom), stats.t.isf(level / 2, freedom), rel_tol=2e-5)
 
 
 def test_more_samples_decide_more_units() -> None:

@@ -24,7 +24,7 @@ from secateur.structure.infer import Structure
 from secateur.types import Keep, Sites
 from secateur.untouched import copied
 
-__all__ = ["KeptStatistics", "relative_difference", "run", "zeroed"]
+__all__ = ["KeptStatistics", "living", "relative_difference", "run", "zeroed"]
 
 
 def zeroed(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
@@ -67,6 +67,31 @@ def run(model: nn.Module, inputs: Any, mode: TorchFunctionMode | None = None) ->
         return model(*args, **kwargs)
 
 
+def living(
+    model: nn.Module, sites: Sites, keep: Keep, inputs: tuple[Tensor, ...], mode: KeptStatistics, draws: int = 16
+) -> list[Tensor]:
+    """Return, for each time that `mode` asks which slices are left, those whose values differ over draws of weights and inputs.
+
+    A unit that is left may be silent with these weights on these inputs; with others it speaks. What was removed is the
+    same number throughout: nought, or what an activation makes of it.
+    """
+    lows, highs = [], []
+    for seed in range(draws):
+        other = copied(model)
+        with private_draws(seed), torch.no_grad():
+            for parameter in other.parameters():
+                parameter.copy_(parameter + torch.randn_like(parameter))
+            others = tuple(torch.randn_like(x) for x in inputs)
+        mode.seen, mode.left = [], []
+        run(zeroed(other, sites, keep), others, mode)
+        lows.append([low for low, _ in mode.seen])
+        highs.append([high for _, high in mode.seen])
+    return [
+        torch.stack(low).amin(0) != torch.stack(high).amax(0)
+        for low, high in zip(zip(*lows, strict=True), zip(*highs, strict=True), strict=True)
+    ]
+
+
 def relative_difference(expected: Any, outputs: Any) -> float:
     """Return the greatest relative L2 distance between matching output tensors; infinite where shapes differ.
 
@@ -96,6 +121,10 @@ def _leaves(outputs: Any) -> list[Tensor]:
     return [x for x in leaves if x.dtype is not torch.bool]
 
 
+_MODES: list[KeptStatistics] = []
+"""Those that are entered, the innermost last."""
+
+
 class KeptStatistics(TorchFunctionMode):
     """Takes the statistics of normalisations over the channels that are kept.
 
@@ -110,7 +139,21 @@ class KeptStatistics(TorchFunctionMode):
     def __init__(self, averages: bool = False) -> None:
         super().__init__()
         self.averages = averages
-        self._means: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: a mean, and what it was taken over
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        """The least and the greatest value of each slice, each time that it was asked which are left."""
+        self.left: list[Tensor] = []
+        """What is to be answered (`living`); by the values where it is empty."""
+        # By the identity of a mean: it, what it was taken of, and what of that took part.
+        self._means: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __enter__(self) -> KeptStatistics:
+        _MODES.append(self)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        _MODES.remove(self)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -121,8 +164,11 @@ class KeptStatistics(TorchFunctionMode):
             return norm(*args, **kwargs)
         if self.averages and func in AVERAGES:
             return self._average(func, args, kwargs)
-        if self.averages and func in DIFFERENCES and len(args) == 2 and id(args[1]) in self._means:
-            return func(*args, **kwargs) * self._means[id(args[1])][1]
+        if self.averages and func in DIFFERENCES and len(args) == 2:
+            _, averaged, keep_mask = self._means.get(id(args[1]), (None, None, None))
+            # Only what a mean was taken of is centred by it; from anything else it is subtracted as any number is.
+            if keep_mask is not None and args[0] is averaged:
+                return func(*args, **kwargs) * keep_mask
         if self.averages and func in COMPARED:
             return _compared(func, args, kwargs)
         return func(*args, **kwargs)
@@ -141,7 +187,7 @@ class KeptStatistics(TorchFunctionMode):
             keep_mask = keep_mask * _kept(x, [dim])
         mean = _masked_mean(x, keep_mask, dims)
         result = mean if keepdim else _squeezed(mean, dims)
-        self._means |= {id(m): (m, keep_mask) for m in (mean, result)}
+        self._means |= {id(m): (m, x, keep_mask) for m in (mean, result)}
         if AVERAGES[func] == "mean":
             return result
         count = keep_mask.expand_as(x).sum(dim=tuple(dims), keepdim=True)
@@ -156,6 +202,11 @@ class KeptStatistics(TorchFunctionMode):
 def _kept(x: Tensor, dims: Sequence[int]) -> Tensor:
     """1 where any value of a slice along `dims` is not zero, of a shape that broadcasts over `x`."""
     others = tuple(d for d in range(x.ndim) if d not in {d % x.ndim for d in dims})
+    mode = _MODES[-1] if _MODES else None
+    if mode is not None:
+        mode.seen.append((x.amin(others, keepdim=True), x.amax(others, keepdim=True)) if others else (x, x))
+        if mode.left:
+            return mode.left[len(mode.seen) - 1].to(x.dtype)
     return (x != 0).to(x.dtype).amax(dim=others, keepdim=True) if others else (x != 0).to(x.dtype)
 
 

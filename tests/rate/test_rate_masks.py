@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils import _pytree as pytree
 
+from secateur.rate.last import LastRead
 from secateur.rate.masks import Evaluations, Removals, rate
 from secateur.structure import channels, weights
 from secateur.structure.sites import with_zeros
@@ -194,3 +195,23 @@ def test_bad_input(keeps: list[Keep], batches: Batches, message: str) -> None:
     model = hand_mlp()
     with pytest.raises(InputError, match=message):
         rate(model, channels(model, torch.ones(1, 2)), keeps, batches)
+
+
+def test_a_loss_that_is_no_mean_of_its_samples_losses_is_refused() -> None:
+    model, data = hand_mlp(), [(torch.ones(2, 2), torch.tensor([0, 1]))]
+    with pytest.raises(InputError, match=r"^rate: .* plain mean of its samples. losses"):
+        rate(model, channels(model, torch.ones(1, 2)), [{}], data, lambda z, y: cross_entropy(z, y, reduction="sum"))
+
+
+def test_the_last_layer_takes_all_masks_in_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, number_of_masks = hand_mlp(), torch.ones(1, 2), []
+    outputs = LastRead.outputs
+
+    def counted(read: LastRead, masks: Masks) -> Iterator[tuple[int, Tensor]]:
+        number_of_masks.append(len(masks))
+        return outputs(read, masks)
+
+    monkeypatch.setattr(LastRead, "outputs", counted)
+    sites = channels(model, x)
+    rate(model, sites, draws(sites, 3), [(x, torch.tensor([0]))])
+    assert number_of_masks == [3]

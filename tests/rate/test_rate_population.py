@@ -153,6 +153,16 @@ def test_rows_not_used_for_longest_make_room() -> None:
         torch.testing.assert_close(bank.take(rows), (weight * torch.from_numpy(masks[0])) @ inputs.mT)
 
 
+def test_a_bank_has_room_for_two_candidates_of_a_large_layer_or_is_none() -> None:
+    weight, sources = torch.zeros(1024, 1024), [torch.zeros(3, 1024), torch.zeros(2, 1024)]
+    least = 2 * 1024 * 5 * 4  # places of five samples in single precision
+    bank = RowBank.of(weight, sources, least)
+    assert bank is not None
+    assert (bank.rows.shape, bank.candidates) == ((2048, 5), 1)
+    assert RowBank.of(weight, sources, least - 1) is None
+    assert RowBank.of(weight[1:], sources, least) is None
+
+
 @pytest.mark.parametrize("bias", [None, "fc1.bias"])
 def test_a_wide_layer_is_counted_from_kept_rows(bias: str | None) -> None:
     model = build("janjic-mlp", seed=0)

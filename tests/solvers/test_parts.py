@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.equations import LayerEquations
-from secateur.solvers import SparseGPT, StructuredOBS, ThiNet, WoodFisher, joint_refit
+from secateur.solvers import SparseGPT, StructuredOBS, ThiNet, WoodFisher, joint_refit, output_metrics
 from secateur.solvers.joint_refit import _Curvature, _parts
 from secateur.solvers.layer_problems import merged
 from secateur.structure import channels
@@ -30,6 +30,11 @@ DEFAULTS: dict[type, dict[str, Any]] = {
 def test_the_defaults_are_those_of_the_numbers_that_are_written_down(solver: type) -> None:
     defaults = {field.name: field.default for field in fields(solver)}
     assert {name: defaults[name] for name in DEFAULTS[solver]} == DEFAULTS[solver]
+
+
+def test_a_metric_is_drawn_to_its_mean_over_all_outputs_by_three_tenths() -> None:
+    root = output_metrics._root(torch.tensor([[1.0, 0.5], [0.5, 3.0]]).double())
+    torch.testing.assert_close(root @ root.mT, torch.tensor([[1.3, 0.35], [0.35, 2.7]]).double())
 
 
 class Twice(nn.Module):

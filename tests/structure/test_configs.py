@@ -15,7 +15,7 @@ from secateur.criteria import Magnitude
 from secateur.schedules import Iterative
 from secateur.selection.uniform import uniform
 from secateur.structure import ConfigWidth, config_widths, rebuilt_shapes
-from secateur.structure.configs import kept_steps
+from secateur.structure.configs import edits_of, kept_steps
 from secateur.structure.rebuilding import Rebuilding
 from secateur.train import TrainOptions
 
@@ -100,6 +100,23 @@ class Toy(nn.Module):
             x = layer(x)
         cache = self.config.use_cache if use_cache is None else use_cache
         return (self.head(x), x) if cache else self.head(x)
+
+
+class Sharing(Toy):
+    """Whose layers have its config, too."""
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__(config)
+        for layer in self.layers:
+            layer.config = config
+
+
+def test_a_config_that_modules_share_changes_once() -> None:
+    edits = edits_of(Sharing(Settings()), {("inner",): 24})
+    assert edits is not None
+    assert {path: values for path, values in edits.items() if "layers" not in path} == {"": {"config.inner": 24}}
+    assert edits["layers.0.up"] == edits["layers.1.up"] == {"out_features": 24}
+    assert not {"layers.0", "layers.1"} & set(edits)
 
 
 X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.fx import GraphModule
 
+import zoo
 from secateur.criteria import Random
 from secateur.selection import select
-from secateur.structure import channels, cut
+from secateur.structure import channels, cut, cutting
 from secateur.structure.cutting import draft
 from secateur.testing.toys import TOYS, same_state, snapshot
 
@@ -29,6 +31,23 @@ def test_a_draft_has_the_numbers_and_outputs_of_the_cut(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(_first(drafted.eval()(*args)), _first(verified.eval()(*args)))
     assert same_state(before, snapshot(model))
+
+
+def test_what_runs_when_it_is_cut_is_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = TOYS["cnn"]
+    model = toy.build()
+    sites = channels(model, toy.inputs())
+    monkeypatch.setattr(cutting, "cut", None)
+    draft(model, sites, select(Random(seed=0)(model, sites), 0.4))
+
+
+def test_what_does_not_run_as_a_module_comes_as_the_cut() -> None:
+    """Sizes are numbers in its code, which no attribute mends."""
+    model, inputs = zoo.build("fused_qkv")
+    sites = channels(model, inputs)
+    keep = select(Random(seed=0)(model, sites), 0.4)
+    assert isinstance(cut(model, sites, keep), GraphModule)
+    assert isinstance(draft(model, sites, keep), GraphModule)
 
 
 def _first(outputs: object) -> torch.Tensor:

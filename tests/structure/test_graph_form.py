@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import secateur as sc
@@ -46,3 +47,99 @@ def test_a_plain_model_can_be_had_as_a_graph_and_saved(tmp_path: Path) -> None:
     again = sc.load(result.save(tmp_path / "small"), model)
     x = torch.randn(4, 3)
     assert torch.equal(again(x), result.model(x))
+
+
+class ListedTwice(nn.Module):
+    """Returns the list of its features under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        hidden = self.stem(x).relu()
+        features = [self.fc(hidden.view(-1, 2, 4).flatten(1)), x]
+        return {"first": {"features": features}, "second": {"features": features}}
+
+
+def test_a_list_that_is_returned_twice_is_two_in_a_graph() -> None:
+    torch.manual_seed(0)
+    model, x = ListedTwice().eval(), torch.randn(2, 3)
+    sites = sc.channels(model, x)
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.5, scope="layer", sites=sites)
+    graph = sc.cut(model, sites, keep, form="graph")
+    answers, expected = graph(x), sc.mask(model, sites, keep)(x)
+    assert graph.get_parameter("fc.weight").shape == (2, 4)
+    for name in ("first", "second"):
+        torch.testing.assert_close(answers[name]["features"], expected[name]["features"])
+
+
+class Codes(nn.Module):
+    """The channels of each pixel in a row, as a quantiser of vectors takes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, 8, 1), nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.stem(x).permute(0, 2, 3, 1).contiguous()
+        answers: Tensor = self.fc(self.mix(rows.view(-1, 2, 4).flatten(1)).relu())
+        return answers
+
+
+def test_a_graph_views_tensors_that_are_laid_out_otherwise_than_on_the_example() -> None:
+    torch.manual_seed(0)
+    model, x = Codes().eval(), torch.randn(2, 3, 4, 4)
+    sites = sc.channels(model, x.to(memory_format=torch.channels_last))
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.5, scope="layer", sites=sites)
+    graph = sc.cut(model, sites, keep, form="graph")
+    torch.testing.assert_close(graph(x), sc.mask(model, sites, keep)(x))
+
+
+class PaddedShortcut(nn.Module):
+    """A shortcut whose channels are those of the block's input and zeros, taken as data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        self.fc, self.more = nn.Linear(8, 2), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        zeros = torch.zeros(x.size(0), self.more, *x.shape[2:])
+        x = (self.block(x) + torch.cat([x.data, zeros], dim=1)).relu()
+        answers: Tensor = self.fc(x.mean((2, 3)))
+        return answers
+
+
+def test_data_of_a_tensor_is_traced() -> None:
+    torch.manual_seed(0)
+    model, x = PaddedShortcut().eval(), torch.randn(2, 3, 4, 4)
+    sites = sc.channels(model, x)
+    keep = {"stem": torch.tensor([True, False, True, True])}
+    small = sc.cut(model, sites, keep)
+    torch.testing.assert_close(small(x), sc.mask(model, sites, keep)(x))
+    assert small.get_parameter("block.weight").shape == (7, 3, 3, 3)
+
+
+class Storing(torch.nn.Module):
+    """Keeps a number of its own, and a parameter that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out, self.spare = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = x.cosh().sum()
+        out: torch.Tensor = self.out(self.a(x).relu())
+        return out
+
+
+def test_what_does_not_come_out_is_no_part_of_a_graph_but_all_tensors_are() -> None:
+    model = Storing()
+    sites = sc.channels(model, torch.ones(2, 3))
+    graph = sc.cut(model, sites, {"a": torch.tensor([True, False, True, True])}, form="graph")
+    assert isinstance(graph, GraphModule)
+    assert not [node for node in graph.graph.nodes if "cosh" in node.name]
+    assert graph.state_dict().keys() == model.state_dict().keys()

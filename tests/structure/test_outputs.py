@@ -123,6 +123,43 @@ def test_an_output_that_is_an_object_by_itself(plain: bool) -> None:
     assert isinstance(small(x), Features)
 
 
+class Remembering(nn.Module):
+    """Attention that reads its width, divides it or holds it, and gives back an object, of which no graph is written."""
+
+    def __init__(self, width: str) -> None:
+        super().__init__()
+        self.width, self.heads, self.head_dim = width, 4, 5
+        self.stem, self.qkv, self.out = nn.Linear(8, 20), nn.Linear(20, 60), nn.Linear(20, 20)
+        self.mlp, self.head = nn.Linear(20, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        b, n, width = x.shape
+        each = width // self.heads if self.width == "divided" else self.head_dim
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, each).permute(2, 0, 3, 1, 4)
+        z = ((q @ k.mT * 0.4).softmax(-1) @ v).transpose(1, 2)
+        x = x + self.out(z.reshape(b, n, width if self.width == "read" else -1))
+        return Features(self.head(self.mlp(x).relu()))
+
+
+SITES = {
+    "held": {"stem", "qkv.heads", "qkv.head_dim", "mlp"},
+    "read": {"stem.heads", "stem.head_dim", "mlp"},
+    "divided": {"mlp"},
+}
+
+
+@pytest.mark.parametrize("width", SITES)
+def test_the_sizes_that_code_reads_are_one_where_no_graph_can_be_written(width: str) -> None:
+    torch.manual_seed(0)
+    model, x = Remembering(width).eval(), torch.randn(2, 6, 8)
+    sites = sc.channels(model, x)
+    assert set(sites) == SITES[width]
+    keep = {name: torch.arange(site.size) > number for number, (name, site) in enumerate(sites.items())}
+    small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+    torch.testing.assert_close(small(x).hidden, masked(x).hidden)
+
+
 def test_a_graph_cannot_return_an_object_and_says_so() -> None:
     model, x = Net(Features, plain=False).eval(), torch.randn(4, 8)
     sites = sc.channels(model, x)

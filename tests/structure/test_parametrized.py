@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 import secateur as sc
+from secateur.structure import channels
+from secateur.structure.derived import effective_weights
 
 
 class Absolute(nn.Module):
@@ -123,6 +125,21 @@ def test_units_that_a_mask_has_emptied_go_first() -> None:
     emptied = model[2].weight_mask.sum(1) == 0
     result = sc.prune(model.eval(), x, "l2", 0.5, scope="layer", ignore=("0",), latency=False)
     assert torch.equal(result.keep["2"], ~emptied)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (torch.nn.utils.parametrizations.weight_norm, {"0.parametrizations.weight.original1"}),
+        (lambda layer: prune.random_unstructured(layer, "weight", 0.5), {"0.weight_orig"}),
+    ],
+)
+def test_effective_weights_have_the_names_of_parameters_of_their_shape(change, names: set[str]) -> None:
+    model = nn.Sequential(change(nn.Linear(3, 4)), nn.ReLU(), nn.Linear(4, 2))
+    graph = channels(model, torch.zeros(1, 3)).structure.graph
+    weights = effective_weights(model, graph.derived, graph.tensors)
+    assert weights.keys() == names
+    assert all(torch.equal(weight, model[0].weight) for weight in weights.values())
 
 
 def test_a_standardised_weight_is_standardised_over_what_is_kept() -> None:

@@ -219,3 +219,13 @@ def test_attributes_of_one_value_are_told_apart(site: str) -> None:
     sites = sc.channels(model, inputs)
     cut = sc.cut(model, sites, {site: torch.arange(sites[site].size) > 0}, form="module")
     assert size(cut) < size(model)
+
+
+def test_a_number_that_stands_in_two_rows_of_sizes_is_told_apart() -> None:
+    model, inputs = build("rows_of_sizes")
+    sites = sc.channels(model, inputs)
+    keep = {
+        name: torch.arange(sites[name].size) >= number for number, name in enumerate(("patches", "hidden"), start=1)
+    }
+    cut = sc.cut(model, sites, keep, form="module")
+    assert (cut.maps, cut.rows) == ([4, 4, 11], [1, 16, 10])

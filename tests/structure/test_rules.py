@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.nn import functional as F
 
-from secateur.structure import channels, cut, mask
+from secateur.structure import channels, cut, mask, reference
+from secateur.structure.axes import keep_vector
 from secateur.structure.difference import difference
-from secateur.structure.reference import Reference
-from secateur.structure.rules import RULES
+from secateur.structure.reference import Reference, Statistics
+from secateur.structure.rules import RULES, Value
 from secateur.types import Sites
+from zoo import ZOO, build
 
 Function = Callable[[Tensor], Tensor]
 
@@ -105,6 +108,10 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("stack_last", lambda h: torch.stack([h, torch.cos(h)], -1).flatten(1), 8),
     ("reshape", lambda h: h.reshape(h.shape[0], 2, -1).transpose(1, 2).reshape(h.shape[0], -1), 6),
     ("unsqueeze", lambda h: h.unsqueeze(1).unsqueeze(-1).squeeze(-1).squeeze(1), 8),
+    ("movedim", lambda h: h.unsqueeze(1).movedim(2, 0).movedim((0, 1), (2, 0)).flatten(1), 8),
+    ("swapaxes", lambda h: h.unsqueeze(0).swapaxes(0, 2).swapaxes(-1, -3).flatten(0, 1), 8),
+    ("mT", lambda h: h.unsqueeze(0).mT.mT.flatten(0, 1), 8),
+    ("numpy_T", lambda h: h.T.T, 8),
     ("permute_back", lambda h: h.t().contiguous().t(), 8),
     ("repeat", lambda h: h.repeat(1, 3), 8),
     ("repeat_interleave", lambda h: h.repeat_interleave(2, 1), 8),
@@ -151,6 +158,7 @@ PICTURES: list[tuple[str, Function, int]] = [
     ("adaptive_pool", lambda h: F.adaptive_avg_pool2d(h, 1), 8),
     ("interpolate", lambda h: F.interpolate(h, scale_factor=2.0, mode="bilinear"), 8),
     ("pad_pixels", lambda h: F.pad(h, (1, 1, 1, 1)), 8),
+    ("pad_all", lambda h: F.pad(h, (1, 2, 0, 3, 2, 1)), 8),
     ("reflect_pixels", lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"), 8),
     ("flip_pixels", lambda h: h.flip(3), 8),
     ("shift_pixels", lambda h: h.roll(1, 2), 8),
@@ -159,6 +167,11 @@ PICTURES: list[tuple[str, Function, int]] = [
     ("pixel_shuffle", lambda h: F.pixel_shuffle(h, 2), 2),
     ("pixel_unshuffle", lambda h: F.pixel_unshuffle(h, 2), 8),
     ("unfold", lambda h: F.unfold(h, 2).transpose(1, 2), 8),
+    ("fold", lambda h: F.fold(F.unfold(h, (2, 3)), (4, 4), (2, 3)), 8),
+    ("fold_channels", lambda h: F.fold(h.flatten(2)[..., :9], (4, 4), 2), 2),
+    ("windows", lambda h: h.unfold(2, 3, 1).mean(-1), 8),
+    ("max_pool_and_places", lambda h: F.max_pool2d(h, 2, return_indices=True)[0], 8),
+    ("sum_of_places", lambda h: F.max_pool2d(h, 2, return_indices=True)[1].to(h.dtype).sum(1, keepdim=True), 0),
     ("local_response_norm", lambda h: F.local_response_norm(h, 3), 0),
     ("instance_norm", lambda h: F.instance_norm(h), 8),
     ("dropout2d", lambda h: F.dropout2d(h, 0.5, training=False), 8),
@@ -177,8 +190,23 @@ def test_pictures(function: Function, units: int) -> None:
     check(Between(function, pictures=True), units)
 
 
+class Shifting(nn.Module):
+    """A batch norm that shifts and does not scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(8))
+        self.register_buffer("mean", torch.arange(8.0) + 1)
+        self.register_buffer("variance", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.variance, None, self.bias)
+
+
 LAYERS: list[tuple[str, Callable[[], nn.Module], int]] = [
     ("batch_norm", lambda: nn.BatchNorm2d(8), 8),
+    ("batch_norm_of_the_batch", lambda: nn.BatchNorm2d(8, track_running_stats=False), 8),
+    ("batch_norm_shift", lambda: Shifting(), 8),
     ("batch_norm_plain", lambda: nn.BatchNorm2d(8, affine=False), 8),
     ("instance_norm", lambda: nn.InstanceNorm2d(8, affine=True), 8),
     ("instance_norm_tracked", lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True), 8),
@@ -198,12 +226,16 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], int]] = [
 
 @pytest.mark.parametrize(("layer", "units"), [pytest.param(f, u, id=name) for name, f, u in LAYERS])
 def test_layers(layer: Callable[[], nn.Module], units: int) -> None:
-    made = layer().double().eval()
-    holder = Between(lambda h: made(h.to(torch.float64)), pictures=True)
-    for parameter in made.parameters():
+    check(around(layer()), units)
+
+
+def around(layer: nn.Module) -> Between:
+    layer.double().eval()
+    holder = Between(lambda h: layer(h.to(torch.float64)), pictures=True)
+    for parameter in layer.parameters():
         nn.init.normal_(parameter, 0.5)
-    holder.layer = made
-    check(holder, units)
+    holder.layer = layer
+    return holder
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -265,3 +297,91 @@ def test_a_parameter_without_entries() -> None:
     keep = {name: torch.arange(site.size) > 0 for name, site in sites.items()}
     with torch.no_grad():
         torch.testing.assert_close(cut(model, sites, keep)(x), mask(model, sites, keep)(x))
+
+
+# ---- what is said to be zero where units are gone ----
+
+
+class Seeing(reference._MaskedStatistics):
+    """Keeps what every node of the masked model gives."""
+
+    seen: dict[Node, Any]
+
+    def run_node(self, n: Node) -> Any:
+        self.seen[n] = super().run_node(n)
+        return self.seen[n]
+
+
+def nodes_of_zeros(model: nn.Module, inputs: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+    """Mask every second unit of each site; return the nodes that are said to have zeros there, which are compared."""
+    sites = channels(model, inputs)
+    keep = {name: torch.arange(site.size) % 2 == 0 for name, site in sites.items() if site.size > 1}
+    masked = Reference(model, sites, keep)
+    structure = masked.structure_at(masked.inputs)
+    gone = {masked._unit(structure, name): mask for name, mask in keep.items()}
+    seen: dict[Node, Any] = {}
+    monkeypatch.setattr(Seeing, "seen", seen, raising=False)
+    monkeypatch.setattr(reference, "_MaskedStatistics", Seeing)
+    original = {name: tensor.detach() for name, tensor in masked.tensors.items()}
+    statistics = masked._statistics(structure) or Statistics(structure, gone, set())
+    masked.outputs(original.__getitem__, masked.inputs, statistics, double=False)
+    nodes = []
+    for node, result in seen.items():
+        said = structure.values.get(node)
+        parts = zip(said, result, strict=True) if isinstance(said, (list, tuple)) else [(said, result)]
+        for value, tensor in parts:
+            if isinstance(value, Value) and value.zero and isinstance(tensor, Tensor):
+                for dim, axis in enumerate(value.axes):
+                    removed = (~keep_vector(axis, gone)).nonzero().flatten()
+                    assert not tensor.index_select(dim, removed).any(), (node.name, dim)
+                    nodes += [node] * bool(len(removed))
+    return nodes
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", ZOO)
+def test_what_is_said_to_be_zero_is_in_the_zoo(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = build(name)
+    assert nodes_of_zeros(model, inputs, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("function", "pictures"),
+    [
+        pytest.param(function, pictures, id=name)
+        for cases, pictures in ((VECTORS, False), (PICTURES, True))
+        for name, function, units in cases
+        if units
+    ],
+)
+def test_what_is_said_to_be_zero_is_behind_every_op(
+    function: Function, pictures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Between(function, pictures)
+    assert nodes_of_zeros(model, (model.example(),), monkeypatch)
+
+
+@pytest.mark.parametrize("layer", [pytest.param(layer, id=name) for name, layer, _ in LAYERS])
+def test_what_is_said_to_be_zero_is_behind_every_layer(
+    layer: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = around(layer())
+    assert nodes_of_zeros(model, (model.example(),), monkeypatch)
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_what_is_repeated_takes_the_width_of_what_it_meets(width: int) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width, self.a, self.out = width, nn.Linear(3, width), nn.Linear(width, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gate = x.mean(1, keepdim=True).expand(-1, self.width)
+            return self.out(self.a(x) * gate)  # type: ignore[no-any-return]
+
+    model, x = Gated(), torch.randn(2, 3)
+    sites = channels(model, x)
+    assert units_of_a(sites) == width
+    small: Any = cut(model, sites, {"a": torch.arange(width) > 0})
+    assert small.width == width - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -166,7 +167,8 @@ def test_draws() -> None:
     assert torch.equal(same["x"], again["x"])
 
 
-def test_one_channel_repeated_to_three_is_cut_behind_the_repetition() -> None:
+@pytest.mark.parametrize("repeat", [lambda x: x.repeat(1, 3, 1, 1), lambda x: x.expand(-1, 3, -1, -1)])
+def test_one_channel_repeated_to_three_is_cut_behind_the_repetition(repeat: Callable[[Tensor], Tensor]) -> None:
     """The number of channels that a picture is repeated to stands in the code: it stays, and the model a module."""
 
     class Gray(nn.Module):
@@ -176,7 +178,7 @@ def test_one_channel_repeated_to_three_is_cut_behind_the_repetition() -> None:
             self.last = nn.Linear(8, 10)
 
         def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.last(self.second(self.first(x.repeat(1, 3, 1, 1)).relu()).relu().mean((2, 3)))
+            y: Tensor = self.last(self.second(self.first(repeat(x)).relu()).relu().mean((2, 3)))
             return y
 
     result = sc.prune(Gray().eval(), torch.randn(2, 1, 12, 12), sparsity=0.5, latency=False)

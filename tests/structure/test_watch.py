@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import secateur as sc
 from secateur.structure.carriers import Attribute
-from secateur.structure.watch import watch
+from secateur.structure.watch import SIZES, watch
 from secateur.types import Keep, Sites
 
 HEADS, HEAD_DIM = 4, 8
@@ -421,3 +421,98 @@ def test_which_dimension_an_unflattening_attribute_sets_is_seen() -> None:
     assert isinstance(small, Unflattening)
     assert small.head_dim == 4
     assert small.qkv[0].weight.shape == (12, 16)
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if not name.startswith("__")])
+def test_sizes_are_the_arguments_that_torch_calls_so(name: str) -> None:
+    first, stop, names = SIZES[name]
+
+    def agrees(arguments: list[str]) -> bool:
+        of_size = [first <= at < stop for at in range(len(arguments))]
+        return any(of_size) and all(
+            (argument in names) is size for argument, size in zip(arguments, of_size, strict=True)
+        )
+
+    packet = getattr(torch.ops.aten, name)
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()]
+    assert any(agrees([a.name for a in schema.arguments if not a.kwarg_only]) for schema in schemas)
+
+
+class Splitting(nn.Module):
+    """Parts of an attribute's size, along a dimension that is told in one of several ways."""
+
+    def __init__(self, split: Callable[[Tensor, int], Any]) -> None:
+        super().__init__()
+        self.size, self.split = 4, split
+
+    def forward(self, x: Tensor) -> Tensor:
+        first: Tensor = self.split(x, self.size)[0]
+        return first
+
+
+@pytest.mark.parametrize(
+    ("split", "dim"),
+    [
+        (lambda x, size: x.split(size), 0),
+        (lambda x, size: x.split(size, 1), 1),
+        (lambda x, size: x.split(size, dim=-1), 2),
+        (lambda x, size: x.split(split_size=size, dim=1), 1),
+        (lambda x, size: torch.split(x, [size, 8 - size], 2), 2),
+    ],
+)
+def test_which_dimension_a_splitting_attribute_sets_is_seen(split: Callable[[Tensor, int], Any], dim: int) -> None:
+    seen = watch(Splitting(split), (torch.randn(8, 8, 8),), {})
+    assert seen is not None
+    assert {d.dim for d in seen.sizes[Attribute("", "size")]} == {dim}
+    assert not seen.numbers
+
+
+@pytest.mark.parametrize(
+    ("size", "number", "known"),
+    [
+        *((7, 7.0**power, True) for power in (-1, 0.5, -0.5, 0.25, -0.25)),
+        (7, 7.0**-0.5 * 1.001, False),
+        (7, 8.0**-0.5, False),
+        (5, 5.0**-0.5, True),
+        (4, 4.0**-0.5, False),  # 0.5 is written in much code
+    ],
+)
+def test_a_number_that_is_a_root_of_a_size_is_taken_for_it(size: int, number: float, known: bool) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.size = size
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1, self.size) * number
+
+    seen = watch(Scales(), (torch.randn(2, size),), {})
+    assert seen is not None
+    assert (Attribute("", "size") in seen.numbers) is known
+
+
+class Turned(nn.Module):
+    """Attention whose queries are read backwards, so that their dimensions stay; the values' have the same attribute."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.value_dim = 2, 8, 4
+        self.apart, width = apart, 8 if apart else 16
+        self.q, self.k, self.v = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(6, width)
+        self.out = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = (self.head_dim, self.head_dim, self.value_dim if self.apart else self.head_dim)
+        layers = (self.q, self.k, self.v)
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, n).transpose(1, 2) for f, n in zip(layers, sizes, strict=True))
+        y = F.scaled_dot_product_attention(q.flip(-1), k, v, scale=0.3)
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out
+
+
+def test_head_dimensions_stay_that_share_an_attribute_with_what_cannot_change() -> None:
+    x = torch.randn(2, 3, 6)
+    sites = sc.channels(Turned(apart=False), x)
+    assert set(sites) == {"q.heads"}
+    assert sites.frozen["v.head_dim"].startswith("it shares its size with what cannot change (")
+    assert set(sc.channels(Turned(apart=True), x)) == {"q.heads", "v.head_dim"}

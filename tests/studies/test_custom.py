@@ -258,8 +258,9 @@ def grid(tmp_path: Path, *lines: str) -> Study:
 def test_ten_lines_compare_three_criteria(tmp_path: Path) -> None:
     assert len(CRITERIA_STUDY.read_text().splitlines()) <= 10
     study = by_name(str(CRITERIA_STUDY))
-    # three networks, each pruned by three criteria and a solver at three sparsities
-    assert Counter(cell.recipe.kind for cell in study.plan()) == {"train": 3, "prune": 3 * (3 + 1) * 3}
+    # three networks, each fine-tuned unpruned, and pruned by three criteria and a solver at three sparsities
+    kinds = {"train": 3, "unpruned": 3, "prune": 3 * (3 + 1) * 3}
+    assert Counter(cell.recipe.kind for cell in study.plan()) == kinds
     options = SMALL | {"sparsities": [0.3, 0.7], "seeds": 2}
     store = Store(tmp_path / "store")
     assert run_study(study, store, options, progress=False, executor="serial").exit_code == 0
@@ -273,7 +274,11 @@ def test_ten_lines_compare_three_criteria(tmp_path: Path) -> None:
     blocks = {b.name: b for b in report.blocks() if not isinstance(b, str)}
     overview = blocks["overview"]
     assert isinstance(overview, Table)
-    assert {str(row[0]).partition(" cut ")[0] for row in overview.rows} == {"unpruned", *labels}
+    assert {str(row[0]).partition(" cut ")[0] for row in overview.rows} == {
+        "unpruned",
+        "unpruned, tuned 1 epoch",
+        *labels,
+    }
     assert {"damage-taylor-tuned-1-epoch", "gain-l2-tuned-1-epoch", "against-random-tuned-1-epoch"} <= set(blocks)
 
 

@@ -165,6 +165,55 @@ class FeaturesAmongTokens(nn.Module):
         return y
 
 
+@toy(TOYS, "features_by_a_narrow_mask", tokens_and_picture)
+class FeaturesByANarrowMask(FeaturesAmongTokens):
+    """The same where the mask has one entry for all units of a token."""
+
+    def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
+        x = self.table(tokens)
+        x = x.masked_scatter((tokens == 10).unsqueeze(-1), self.project(features))
+        y: Tensor = self.head(x + self.mlp(x))
+        return y
+
+
+@toy(TOYS, "rows_by_their_kind", lambda: (torch.tensor([0, 2, 1, 0, 2]), torch.randn(5, 8)))
+class RowsByTheirKind(nn.Module):
+    """Each row goes through the layer of its kind and is written to its place in room that nothing has filled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.width = nn.Linear(8, 12), 10
+        self.layers = nn.ModuleList(nn.Linear(12, 10) for _ in range(3))
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, kinds: Tensor, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = x.new_empty([*x.shape[:-1], self.width])
+        for kind, layer in enumerate(self.layers):
+            rows = (kinds == kind).nonzero().view(-1)
+            y.index_copy_(0, rows, layer(x.index_select(0, rows)))
+        answer: Tensor = self.head(y.relu())
+        return answer
+
+
+@toy(TOYS, "rows_in_their_order", sequence())
+class RowsInTheirOrder(nn.Module):
+    """Steps are put in an order that is repeated for all units, as often as there are of them; heads are masked alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.rank, self.head = nn.Linear(8, 12), nn.Linear(8, 1), nn.Linear(12, 3)
+        self.heads, self.gate = 4, nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = self.rank(x).argsort(1)
+        h, gate = self.stem(x), self.gate(x)
+        h = h.gather(1, order.repeat(1, 1, h.shape[2])).view(*x.shape[:2], self.heads, -1)
+        ahead = (order > 2).unsqueeze(2).repeat(1, 1, self.heads, 1)
+        y: Tensor = self.head(h.masked_fill(ahead, 0.0).flatten(2) * gate.tanh())
+        return y
+
+
 @toy(TOYS, "windows_written", lambda: (torch.randn(2, 6, 8),))
 class WindowsWritten(nn.Module):
     """Steps that are computed apart are written into one tensor at their places."""
@@ -269,7 +318,8 @@ class WidthOfTheInput(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.attention = nn.Embedding(11, 16), _ReadsItsWidth()
+        self.table = nn.Embedding(11, 16)
+        self.attention: nn.Module = _ReadsItsWidth()
         self.mlp, self.head = nn.Sequential(nn.Linear(16, 20), nn.GELU(), nn.Linear(20, 16)), nn.Linear(16, 3)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -277,3 +327,51 @@ class WidthOfTheInput(nn.Module):
         x = x + self.attention(x)
         y: Tensor = self.head(x + self.mlp(x))
         return y
+
+
+class _DividesItsWidth(nn.Module):
+    """Attention whose heads have a fraction of the width that it reads from its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.o = 4, nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, width = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        z = (q @ k.transpose(-2, -1) * 0.4).softmax(-1) @ v
+        y: Tensor = self.o(z.transpose(1, 2).flatten(2))
+        return y
+
+
+@toy(TOYS, "fraction_of_the_width", tokens())
+class FractionOfTheWidth(WidthOfTheInput):
+    """Decided by tokens: neither the width nor the heads can be cut, as one makes the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = _DividesItsWidth()
+
+
+class _SharesItsSize(nn.Module):
+    """A gate and values of one attribute's size, of which the values are sorted among themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.size = 4, 5
+        self.gate, self.values = nn.Linear(16, 20), nn.Linear(16, 20)
+        self.first, self.second = nn.Linear(20, 16), nn.Linear(20, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, values = (f(x).view(*x.shape[:2], self.parts, self.size) for f in (self.gate, self.values))
+        y: Tensor = self.first(gate.flatten(2)) + self.second(values.sort(-1).values.flatten(2))
+        return y
+
+
+@toy(TOYS, "one_size_of_two", tokens())
+class OneSizeOfTwo(WidthOfTheInput):
+    """Decided by tokens: an attribute sizes what can be cut and what cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = _SharesItsSize()

@@ -180,6 +180,50 @@ class OverlappingChunks(nn.Module):
         return y
 
 
+class Apart(nn.Module):
+    """Takes the last dimension apart by lengths that it holds in a mapping, and reads as pairs."""
+
+    def __init__(self, **lengths: int) -> None:
+        super().__init__()
+        self.lengths = lengths
+        self._pairs = tuple(lengths.items())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], *(length for _, length in self._pairs), -1)
+
+
+@toy(TOYS, "lengths_in_a_mapping", sequence())
+class LengthsInAMapping(nn.Module):
+    """Attention whose heads a layer without weights knows by name, as layers that rearrange by a pattern do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.apart, self.head = nn.Linear(8, 3 * 4 * 6), Apart(parts=3, heads=4), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.apart(self.qkv(x)).permute(2, 0, 3, 1, 4)
+        y: Tensor = self.head(((q @ k.mT * 0.4).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return y
+
+
+@toy(TOYS, "rows_of_sizes", image())
+class RowsOfSizes(nn.Module):
+    """Two lists of sizes in which the same number stands for another width each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.hidden = nn.Conv2d(3, 12, 4, stride=4), nn.Linear(12, 12)
+        self.maps, self.rows = [4, 4, 12], [1, 16, 12]
+        self.conv, self.head = nn.Conv2d(12, 6, 3, padding=1), nn.Linear(6 + 12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        maps = x.reshape([x.size(0), *self.maps]).permute(0, 3, 1, 2)
+        rows = self.hidden(x).relu().flatten(1).view([x.size(0), *self.rows])
+        y: Tensor = self.head(torch.cat([self.conv(maps).relu().mean((2, 3)), rows.mean((1, 2))], 1))
+        return y
+
+
 @toy(TOYS, "grouped_query", sequence(features=16))
 class GroupedQueryAttention(nn.Module):
     """Four query heads share two heads of keys and values, which are repeated; biases on the queries alone."""

@@ -76,8 +76,9 @@ def runs_list(
     """List finished cells with their parameters and results."""
     from secateur.lab.show import browse
 
+    stores = browse.open_stores(store or ())
     cells = browse.listed(
-        browse.open_stores(store or ()),
+        stores,
         study=study,
         kind=kind,
         where=where,
@@ -85,12 +86,15 @@ def runs_list(
         sort=sort or "-created",
         limit=limit + 1 if limit > 0 else limit or None,
     )
+    if not len(cells):
+        typer.echo(browse.why_none(stores, study=study, kind=kind, where=where), err=True)
     more = 0 < limit < len(cells)
     cells = cells.head(limit) if more else cells
     if as_json or as_csv:
         print_plain(cells, as_json)
         return
-    print_table(cells if columns else cells[telling(cells)])
+    if len(cells):
+        print_table(cells if columns else cells[telling(cells)])
     if more:
         typer.echo(f"the first {limit}; --limit 0 shows all", err=True)
 
@@ -266,7 +270,7 @@ def runs_remove(
     ids_by_store = _chosen(stores, cells, {"study": study, "kind": kind, "where": where})
     count = sum(map(len, ids_by_store.values()))
     if not count:
-        typer.echo("no cell fits; nothing removed", err=True)
+        typer.echo(f"nothing removed: {browse.why_none(stores, study=study, kind=kind, where=where)}", err=True)
         return
     for place, ids in ids_by_store.items():
         _announce(place, ids)
@@ -326,14 +330,17 @@ def runs_export(
 ) -> None:
     """Write cells to a file: one row a cell, one column a parameter and a metric."""
     from secateur.lab.show import browse
+    from secateur.lab.show.words import counted
     from secateur.types import InputError
 
     files = [file for file in (csv, parquet, json_) if file is not None]
     if not files:
         raise InputError("export writes to files; give --csv FILE, --json FILE or --parquet FILE")
-    frame = browse.listed(browse.open_stores(store or ()), study=study, kind=kind, where=where)
+    stores = browse.open_stores(store or ())
+    frame = browse.listed(stores, study=study, kind=kind, where=where)
     browse.export(frame, csv=csv, parquet=parquet, json=json_)
-    typer.echo(f"{len(frame)} cells written to {', '.join(map(str, files))}", err=True)
+    why = "" if len(frame) else f": {browse.why_none(stores, study=study, kind=kind, where=where)}"
+    typer.echo(f"{counted(len(frame), 'cell')} written to {', '.join(map(str, files))}{why}", err=True)
 
 
 @runs_app.command(

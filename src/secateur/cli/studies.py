@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from secateur.lab.keep.records import Failure
     from secateur.lab.keep.store import Store
     from secateur.lab.plan.study import Planned
+    from secateur.lab.show.live import LastRun
     from secateur.lab.show.report import Report
 
 __all__ = ["report_", "study_list", "study_run", "study_watch"]
@@ -222,7 +224,7 @@ def study_watch(
     (place,) = open_stores([store])
     if as_json:
         now = live.progress(place)
-        print(json.dumps({**asdict(now), "over": now.is_over}))
+        print(json.dumps({**asdict(now), "left": now.left, "over": now.is_over}))
         return
     with suppress(KeyboardInterrupt):
         if terminal:
@@ -234,7 +236,7 @@ def study_watch(
 
 
 def _watch_here(store: Store) -> None:
-    """Show the state on the terminal until nothing is left; where there is none, a line for each change."""
+    """Show the state on the terminal until nothing is left or computed any more; where there is none, a line for each change."""
     import time
 
     from rich.console import Console
@@ -242,7 +244,7 @@ def _watch_here(store: Store) -> None:
 
     from secateur.lab.show.live import progress
 
-    console, last = Console(), ""
+    console, last, idle = Console(), "", 0
     with Live(console=console, auto_refresh=False) as screen:
         while True:
             now = progress(store)
@@ -254,9 +256,19 @@ def _watch_here(store: Store) -> None:
             elif str(now) != last:
                 print("\n".join(lines), flush=True)
             last = str(now)
-            if now.is_over:
-                return
+            idle = idle + 1 if now.is_idle else 0
+            if now.is_over or idle > _PATIENCE:
+                break
             time.sleep(1)
+    if now.is_idle:
+        _say(
+            f"nothing computes the {now.left} cells that are left: the run was stopped, or they need what failed; the same "
+            "`secateur study run` goes on"
+        )
+
+
+_PATIENCE = 10
+"""Seconds without a cell that is computed, after which a run has been stopped."""
 
 
 @app.command(
@@ -295,12 +307,13 @@ def report_(
     from secateur.types import InputError
 
     name, options, place, alone = names[0], None, store, len(names) == 1 and not where
-    if alone and paths.database_file(Path(name)).exists() and not (seeds or set_ or store or out):
-        # A store knows which study it holds, unless that is of a file.
-        study_run = last_run(Path(name))
-        if study_run is not None and study_run[0] in STUDIES:
-            (name, options), place = study_run, Path(name)
-    if not alone or (options is None and paths.database_file(Path(name)).exists()):
+    folder = _store_at(name)
+    if alone and folder is not None and not (seeds or set_ or store or out):
+        # A store knows which study it holds.
+        study_run = last_run(folder)
+        if study_run is not None and (named := _study_of(study_run)):
+            name, options, place = named, study_run.options, folder
+    if not alone or (options is None and folder is not None and not (name in STUDIES or seeds or set_)):
         _compare_runs(names, {"--seeds": seeds, "--set": set_, "--store": store}, where, out, as_json)
         return
     if out is not None:
@@ -308,6 +321,27 @@ def report_(
     study = by_name(name)
     planned = study.planned(options or _study_options(study.defaults, seeds, None, set_))
     _write_report(planned, Store(place or paths.store_dir(study.name), create=False), False, as_json, "")
+
+
+def _store_at(name: str) -> Path | None:
+    """The store that a name stands for: a folder, or that of a study with a name of its own."""
+    from secateur.lab.keep import paths
+
+    folders = [Path(name), *([paths.store_dir(name)] if re.fullmatch(r"[\w-]+", name) else [])]
+    return next((folder for folder in folders if paths.database_file(folder).exists()), None)
+
+
+def _study_of(run: LastRun) -> str:
+    """What to call a study that was run by: its name, or its file; nothing where that is gone."""
+    from secateur.studies import STUDIES
+
+    if run.study in STUDIES:
+        return run.study
+    if run.file is not None and run.file.is_file():
+        return str(run.file)
+    if run.file is not None:
+        _say(f"{run.file}, which describes {run.study}, is not there any more: this is its page as a run among others")
+    return ""
 
 
 def _compare_runs(

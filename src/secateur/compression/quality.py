@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from secateur.labelled import Samples, are_classes
+from secateur.labelled import Samples, are_classes, logits_of
 from secateur.measure.quality import metric_function, metric_value
 from secateur.rate.whole import answered
 from secateur.trees import numbers_within
@@ -75,6 +75,7 @@ class Quality:
         measure: the metric, of (outputs, targets, the original's outputs).
         tells_classes: whether the targets are classes, and the outputs their logits.
         note: what the reader should know of the metric; empty where there is nothing.
+        whole: whether the metric is of all that a model returns, as one's own is; else of its logits, where it names them.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Quality:
     measure: Callable[[Any, Any, Any], float]
     tells_classes: bool
     note: str = ""
+    whole: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, data: Samples, metric: str | Metric | None) -> Self:
@@ -92,13 +94,15 @@ class Quality:
         Raises:
             UnknownNameError: a metric of no known name.
         """
-        original, targets = _answered(model, data)
+        own = metric is not None and (callable(metric) or ":" in metric)
+        original, targets = _answered(model, data, whole=own)
         automatic = metric is None
-        classes = isinstance(original, Tensor) and isinstance(targets, Tensor) and are_classes(original, targets)
+        classes = are_classes(logits_of(original), targets)
         if metric is None:
             metric = "accuracy" if classes else "fidelity"
         if callable(metric) or ":" in metric:
-            return cls(_name(metric), data, original, targets, _without_original(metric_function(metric)), classes)
+            measure = _without_original(metric_function(metric))
+            return cls(_name(metric), data, original, targets, measure, classes, whole=True)
         if metric not in METRICS:
             raise unknown_name("metric", metric, METRICS)
         note = _unrated(original, targets) if automatic and not classes and targets is not None else ""
@@ -120,7 +124,7 @@ class Quality:
         Raises:
             InputError: it is no finite number.
         """
-        return self._rated(*_answered(model, self.data))
+        return self._rated(*_answered(model, self.data, self.whole))
 
     def _rated(self, outputs: Any, targets: Any) -> float:
         value = float(self.measure(outputs, targets, self.original))
@@ -143,8 +147,8 @@ def _name(metric: str | Metric) -> str:
     return "metric" if name == "<lambda>" else name
 
 
-def _answered(model: nn.Module, data: Samples) -> tuple[Any, Any]:
-    return answered(model, data, BATCH, "validation data", torch.device("cpu"))
+def _answered(model: nn.Module, data: Samples, whole: bool) -> tuple[Any, Any]:
+    return answered(model, data, BATCH, "validation data", torch.device("cpu"), whole=whole)
 
 
 def _without_original(metric: Metric) -> Callable[[Any, Any, Any], float]:

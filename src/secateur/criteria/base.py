@@ -15,7 +15,7 @@ from secateur.checks import check_whole, in_one_line
 from secateur.criteria.batches import check_batches
 from secateur.hints import Checked
 from secateur.labelled import Samples
-from secateur.losses import loss_function
+from secateur.losses import loss_function, scalar
 from secateur.state import UNCHANGED
 from secateur.structure.sites import check_same_model
 from secateur.types import Criterion, InputError, Keep, Loss, Scores, Sites, brief
@@ -117,7 +117,7 @@ class LossCriterion(DataCriterion):
 
     @property
     def _loss(self) -> Loss:
-        return loss_function(self.loss)
+        return scalar(loss_function(self.loss))
 
     @property
     def adds_up(self) -> bool:

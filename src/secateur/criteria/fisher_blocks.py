@@ -124,8 +124,8 @@ def repaired(weight: Tensor, fisher: Tensor, keep: Tensor) -> Tensor:
     δ_Q = −w_Q (Hassibi and Stork, 1993, for many weights at once: Kurtic et al., 2022).
 
     >>> fisher = torch.tensor([[[2.0, 1.0], [1.0, 2.0]]], dtype=torch.float64)
-    >>> repaired(torch.tensor([[1.0, 4.0]]), fisher, torch.tensor([[False, True]]))   # 4 + ½ · 1 · 1
-    tensor([[0.0000, 4.5000]])
+    >>> repaired(torch.tensor([[3.0, 4.0]]), fisher, torch.tensor([[False, True]]))   # 4 + ½ · 1 · 3
+    tensor([[0.0000, 5.5000]])
     """
     size = fisher.shape[-1]
     stays = in_blocks(keep.double(), size)

@@ -102,7 +102,7 @@ def _sums(batch: Gated, paths: Mapping[Read, _Path], sign: str | None) -> dict[s
     sums_by_site = {name: loop.abs() if sized else loop.clone() for name, loop in batch.loops(along).items()}
     ends = list(dict.fromkeys(path.end for path in paths.values() if not path.last))
     slopes = dict(zip(ends, batch.slopes(along, ends), strict=True))
-    sample_loss = SampleLoss(batch.loss)
+    sample_loss = SampleLoss(batch.loss, "NextLayer")
     for read, changes in batch.by_read(along):
         path = paths.get(read)
         if path is None:

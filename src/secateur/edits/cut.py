@@ -11,6 +11,7 @@ from torch import Tensor, int32, int64, nn
 from secateur.checks import is_whole
 from secateur.edits.base import Edit
 from secateur.structure.cutting import Plan, apply_plan
+from secateur.structure.held import mapped_numbers
 from secateur.structure.mend import SWITCHES, Edits
 from secateur.structure.rebuilding import is_config, whole_numbers
 from secateur.types import FileError
@@ -81,11 +82,11 @@ def _check_attributes(model: nn.Module, attributes: Edits) -> None:
 
 
 def _sizes(module: nn.Module) -> dict[str, Any]:
-    """What may hold sizes: attributes, and those of the config by dotted names; a config may leave a size open (None)."""
+    """What may hold sizes: attributes, by dotted names those of the config and of mappings; a config may leave one open (None)."""
     attributes = {name: value for name, value in vars(module).items() if value is not None and name[:1] != "_"}
     config = attributes.get("config")
     numbers = whole_numbers(config) if is_config(config) else {}
-    return attributes | {f"config.{name}": value for name, value in numbers.items()}
+    return attributes | mapped_numbers(module) | {f"config.{name}": value for name, value in numbers.items()}
 
 
 def _is_smaller(new: object, old: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan, prod
 from typing import Any
@@ -70,7 +70,7 @@ def evaluate(
         loss: a name that `fit` takes, or a callable of (outputs, targets) that returns the batch's mean; that may take
             what a model of several outputs returns.
         metric: a callable of (outputs, targets), of all samples together, that returns a number; or its import path,
-            ``"package.module:name"``. It takes a pass of its own.
+            ``"package.module:name"``. As a loss of one's own it is given all that the model returns. It takes a pass of its own.
         batch_size: samples a pass, where the data are in memory.
 
     Raises:
@@ -102,7 +102,8 @@ def rated(model: nn.Module, data: Samples, metric: str | Metric, batch_size: int
     Raises:
         InputError: it is no number.
     """
-    return metric_value(metric_function(metric), *answered(model, data, batch_size, doing, torch.device("cpu")), doing)
+    pair = answered(model, data, batch_size, doing, torch.device("cpu"), whole=True)
+    return metric_value(metric_function(metric), *pair, doing)
 
 
 def metric_value(measure: Metric, outputs: Any, targets: Any, doing: str) -> float:
@@ -120,7 +121,9 @@ def metric_value(measure: Metric, outputs: Any, targets: Any, doing: str) -> flo
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{doing}: the metric does not take the outputs and targets: {in_one_line(error)}") from error
+        raise InputError(
+            f"{doing}: the metric does not take the outputs and targets: {in_one_line(error)}{_named(outputs)}"
+        ) from error
     number = value.item() if isinstance(value, Tensor | np.generic) and prod(value.shape) == 1 else value
     if not is_number(number):
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
@@ -128,6 +131,18 @@ def metric_value(measure: Metric, outputs: Any, targets: Any, doing: str) -> flo
             f"{doing}: the metric returned a {type(value).__name__}{shape}; it must return one number, high = good"
         )
     return float(number)
+
+
+def _named(outputs: Any) -> str:
+    """What a metric takes of outputs that have names, for those who expected a tensor.
+
+    >>> _named({"logits": 1, "aux": 2})
+    "; it is given all that the model returns: take what it needs, as outputs['logits']"
+    """
+    if not isinstance(outputs, Mapping) or not outputs:
+        return ""
+    name = "logits" if "logits" in outputs else next(iter(outputs))
+    return f"; it is given all that the model returns: take what it needs, as outputs[{name!r}]"
 
 
 def metric_function(metric: str | Metric) -> Metric:

@@ -27,12 +27,16 @@ class SampleLoss:
     Where the function takes ``reduction``, as those of torch do, it gives the samples' losses itself; any other is
     called on each sample as a batch of one (through `torch.vmap`, or one by one where that fails).
 
-    >>> SampleLoss(torch.nn.functional.mse_loss)(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
+    Args:
+        loss: of (outputs, targets).
+        doing: who asks, for the errors.
+
+    >>> SampleLoss(torch.nn.functional.mse_loss, "score")(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))
     tensor([1., 9.])
     """
 
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
+    def __init__(self, loss: Loss, doing: str) -> None:
+        self.loss, self.doing = loss, doing
         self.each = _unreduced(loss)
         self.vmapped = True
 
@@ -42,7 +46,7 @@ class SampleLoss:
         lies = self.loss.packing if isinstance(self.loss, PackedLoss) else None
         if packing is lies:
             return self
-        return SampleLoss(plain if packing is None else PackedLoss(plain, packing))
+        return SampleLoss(plain if packing is None else PackedLoss(plain, packing), self.doing)
 
     def __call__(self, outputs: Tensor, targets: Any) -> Tensor:
         """Return the losses ``(samples,)``; targets are a tensor, several in a container, or None."""
@@ -77,7 +81,7 @@ class SampleLoss:
         whole, mean = float(self.loss(outputs, targets)), float(losses.double().mean())
         if not abs(whole - mean) <= TOLERANCE * max(abs(whole), abs(mean), TOLERANCE):
             raise InputError(
-                f"LossChange: the loss of a batch is {whole:.6g}, and the mean over its samples {mean:.6g}; give a loss "
+                f"{self.doing}: the loss of a batch is {whole:.6g}, and the mean over its samples {mean:.6g}; give a loss "
                 "that is the plain mean of its samples' losses (no weights of classes, no labels that are ignored)"
             )
 
@@ -87,7 +91,7 @@ class SampleLoss:
     def _ones(self, losses: Tensor, outputs: Tensor) -> Tensor:
         if losses.shape != (len(outputs),):
             raise InputError(
-                f"LossChange: the loss gave a tensor of shape {tuple(losses.shape[1:])} for a batch; "
+                f"{self.doing}: the loss gave a tensor of shape {tuple(losses.shape[1:])} for a batch; "
                 "give one that returns the mean, a scalar"
             )
         return losses

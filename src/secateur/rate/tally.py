@@ -126,7 +126,7 @@ class MaskTally:
     """
 
     def __init__(self, masks: int, loss: Loss, doing: str) -> None:
-        self.loss, self.each, self.sums, self.doing = loss, SampleLoss(loss), Sums.of(masks), doing
+        self.loss, self.each, self.sums, self.doing = loss, SampleLoss(loss, doing), Sums.of(masks), doing
         self.asked: Tensor | None = None  # samples of each class
 
     def add(self, first: int, outputs: Tensor, batch: SampleBatch, packing: Packing | None = None) -> None:
@@ -169,7 +169,7 @@ class UnitTally:
     whole: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        self.each = SampleLoss(self.loss)
+        self.each = SampleLoss(self.loss, "LossChange")
         self.chosen = {name: torch.arange(site.size) for name, site in self.sites.items()} | dict(self.units or {})
         self.sums = {name: Sums.of(site.size) for name, site in self.sites.items()}
 

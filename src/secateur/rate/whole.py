@@ -36,7 +36,13 @@ def tally_pass(model: nn.Module, data: Samples, loss: Loss, batch_size: int, doi
 
 
 def answered(
-    model: nn.Module, data: Samples, batch_size: int, doing: str, device: torch.device | None = None
+    model: nn.Module,
+    data: Samples,
+    batch_size: int,
+    doing: str,
+    device: torch.device | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[Any, Any]:
     """Return all that a model answers on data, and the targets, each nested as a batch of them is.
 
@@ -46,6 +52,7 @@ def answered(
         batch_size: samples a pass, where the data are in memory.
         doing: who asks, for the errors.
         device: where all is put; None leaves it on the model's.
+        whole: all that the model returns, as functions of a user's own are given it; else of named outputs the logits.
 
     Raises:
         InputError: outputs that hold NaN, or one tensor without a row for each sample.
@@ -59,7 +66,8 @@ def answered(
     with evaluating(model):
         for number, batch in enumerate(batches(data, batch_size, doing), 1):
             batch = batch.to(home)
-            rows = logits_of(try_model(model, batch, where := f"{doing}, batch {number}"))
+            rows = try_model(model, batch, where := f"{doing}, batch {number}")
+            rows = rows if whole else logits_of(rows)
             check_rows(rows, len(batch), where)
             outputs.append(changed(rows, lambda part: part.detach().to(device or home)))
             targets.append(changed(batch.targets, lambda part: part.to(device or home)))

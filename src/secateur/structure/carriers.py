@@ -46,6 +46,7 @@ class Uses:
 
     Attributes:
         read: the attributes that it read.
+        values: what those of them were that are single numbers.
         numbers: the attributes, and the dimensions of tensors, whose size entered arithmetic on tensors, or became a
             number that could not be followed.
         lost: those that became a whole number that could not be followed, as by ``int()``.
@@ -56,6 +57,7 @@ class Uses:
     """
 
     read: set[Attribute] = field(default_factory=set)
+    values: dict[Attribute, int] = field(default_factory=dict)
     numbers: set[Origin] = field(default_factory=set)
     lost: set[Origin] = field(default_factory=set)
     sizes: dict[Attribute, set[Dimension]] = field(default_factory=dict)

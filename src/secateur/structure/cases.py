@@ -101,7 +101,7 @@ class Cases:
 
     def _statistics(self, frame: Frame, inputs: Inputs) -> Statistics | None:
         reference = self.reference
-        if frame is EXAMPLE:
+        if frame is EXAMPLE or reference.statistics is None:
             return reference.statistics
         return reference.statistics_at(as_typed(inputs, reference.inputs))
 

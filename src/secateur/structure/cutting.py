@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -24,6 +23,7 @@ from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.guesses import proposals
+from secateur.structure.held import held, hold
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
@@ -260,7 +260,7 @@ def _attribute_sets(
 
 
 def _originals(model: nn.Module, attributes: Edits) -> Edits:
-    return {p: {a: attrgetter(a)(model.get_submodule(p)) for a in names} for p, names in attributes.items()}
+    return {p: {name: held(model.get_submodule(p), name) for name in names} for p, names in attributes.items()}
 
 
 def _cannot_run(small: nn.Module, structure: Structure, form: Form, error: Exception) -> str:
@@ -336,15 +336,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def set_attributes(model: nn.Module, attributes: Edits) -> None:
-    """Set the attributes of `model`; a list takes the type (tuple, list) that the attribute has."""
+    """Set the attributes of `model`, by module and name (`hold`)."""
     for path, values in attributes.items():
         module = model.get_submodule(path)
         if isinstance(module, nn.MultiheadAttention):
             free_attention(module)
-        for attribute, value in values.items():
-            *inner, last = attribute.split(".")
-            holder: Any = attrgetter(".".join(inner))(module) if inner else module  # a config, of this module or nested
-            setattr(holder, last, type(getattr(holder, last))(value) if isinstance(value, list) else value)
+        for name, value in values.items():
+            hold(module, name, value)
 
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:

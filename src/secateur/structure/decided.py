@@ -7,6 +7,7 @@ then stand for inputs that decide alike, and are not written as a graph that wou
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ Decided = dict[tuple[str, int], list[Any]]
 """For each line of code the values that it asked tensors for, in order; None for one that hangs on other numbers."""
 
 INDEXING = {aten.index.Tensor, aten._unsafe_index.Tensor}
-OF_NO_MODEL = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+OF_NO_MODEL = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+"""Where torch's code and ours stand; libraries beside torch, such as torchvision, begin with its name."""
 
 
 def decided_values(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Decided:

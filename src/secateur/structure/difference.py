@@ -45,8 +45,16 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def compared_tensors(outputs: Any) -> list[Tensor]:
-    """Return the numbers in a model's outputs, whatever holds them."""
-    return [tensor for tensor in tensors_within(outputs) if tensor.dtype is not torch.bool]
+    """Return the numbers in a model's outputs, whatever holds them, each tensor once.
+
+    A list that a module returns twice is two lists of the same tensors in what its graph returns.
+
+    >>> features = [torch.ones(1)]
+    >>> compared_tensors((features, list(features)))
+    [tensor([1.])]
+    """
+    once = {id(tensor): tensor for tensor in tensors_within(outputs)}
+    return [tensor for tensor in once.values() if tensor.dtype is not torch.bool]
 
 
 def is_usable(outputs: Any) -> bool:

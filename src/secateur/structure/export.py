@@ -121,11 +121,25 @@ def _export(
     ):
         shapes = _any_shapes(args, kwargs) if free else None
         program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
+    _fit_any_layout(program)
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
     ran = tap.ran if id(model) in tap.ran else _ran(model, args, kwargs)
     exported = Export(program, stored, frozenset(ran), tap.opaque, tap.tree, traceable.packed, bool(values))
     return replace(exported, as_it_runs=tap.as_it_runs)
+
+
+def _fit_any_layout(program: ExportedProgram) -> None:
+    """Let views be taken of tensors that are laid out otherwise than on the example.
+
+    In other types and of other widths a convolution lays its answer out as suits it, and a ``contiguous()`` that had nothing to
+    do on the example is not in the program.
+    """
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+                node.target = torch.ops.aten.reshape.default
+            module.recompile()
 
 
 def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

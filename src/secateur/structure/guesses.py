@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +14,11 @@ from secateur.checks import is_whole
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.carriers import Attribute, Uses
+from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.held import mapped_numbers
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
-from secateur.structure.mend import Edits
+from secateur.structure.mend import Edits, differs
 from secateur.structure.sized_axes import SizedAxes
 from secateur.structure.watch import watch
 
@@ -26,13 +27,16 @@ __all__ = ["proposals"]
 
 @dataclass(frozen=True)
 class Guess:
-    """An attribute that holds a size which changes where its module's forward uses it; `seen` to set that very size."""
+    """An attribute that holds a size which changes where its module's forward uses it; `seen` to set that very size.
+
+    What torch's own layers and mappings hold is `unwatched`: nothing was seen of its use.
+    """
 
     path: str
     attribute: str
     value: int | list[int]
     kind: str
-    of_torch: bool = False
+    unwatched: bool = False
     seen: bool = False
 
 
@@ -76,7 +80,7 @@ def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
     lost = {
         (g.kind, g.attribute)
         for g in guesses
-        if not g.of_torch and not uses.only_sizes(_watched(uses, g.path, g.attribute))
+        if not g.unwatched and not uses.only_sizes(_watched(uses, g.path, g.attribute))
     }
     unlikely = {k for k in kinds if UNLIKELY.search(k[1])} - lost - {(g.kind, g.attribute) for g in guesses if g.seen}
     likely = set(kinds) - unlikely - lost
@@ -94,15 +98,7 @@ def _sized(
     Two attributes of one value, such as as many heads as each has dimensions, are told apart so. Where tensors of one
     shape have other sizes after the cut, there is a list for each of them.
     """
-    places = SizedAxes(uses, structure.values)
-    paths = {uses.first_names.get(path, path): path for path, _ in model.named_modules()}
-    seen: dict[tuple[str, str], list[int]] = {}
-    for attribute, dimensions in uses.sizes.items():
-        path = paths.get(attribute.path, attribute.path)
-        old = vars(model.get_submodule(path)).get(attribute.name)
-        if uses.may_change(attribute) and type(old) is int:
-            axes = places.axes(d for d in dimensions if d.shape[d.dim] == old)
-            seen[path, attribute.name] = list(dict.fromkeys(int(keep_vector(axis, gone).sum()) for axis in axes))
+    seen = _seen_sizes(model, structure, gone, uses)
     guessed = {(g.path, g.attribute) for g in guesses}
     open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
     for number in range(min(MOST_SIZES, max(map(len, open_sizes.values()), default=1))):
@@ -113,7 +109,38 @@ def _sized(
             for (path, name), size in sizes_by_key.items()
         }
         others = [known.pop((g.path, g.attribute), g) for g in guesses]
-        yield others + [g for g in known.values() if g.value != getattr(model.get_submodule(g.path), g.attribute)]
+        yield others + [
+            g for g in known.values() if differs(getattr(model.get_submodule(g.path), g.attribute), g.value)
+        ]
+
+
+def _seen_sizes(
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses
+) -> dict[tuple[str, str], list[Any]]:
+    """What each attribute may become, by the dimensions that it was seen to set; of a row of numbers each by its own."""
+    places = SizedAxes(uses, structure.values)
+    paths = {uses.first_names.get(path, path): path for path, _ in model.named_modules()}
+    seen: dict[tuple[str, str], list[Any]] = {}
+    for attribute, dimensions in uses.sizes.items():
+        path = paths.get(attribute.path, attribute.path)
+        old = vars(model.get_submodule(path)).get(attribute.name)
+        numbers: list[Any] = list(old) if isinstance(old, (list, tuple)) else [old]
+        if not uses.may_change(attribute) or any(type(number) is not int for number in numbers):
+            continue
+        sizes_by_number = {number: _sizes_after(places, dimensions, number, gone) for number in numbers}
+        if type(old) is int:
+            seen[path, attribute.name] = sizes_by_number[old]
+        elif all(len(sizes) <= 1 for sizes in sizes_by_number.values()):
+            seen[path, attribute.name] = [[(sizes_by_number[number] or [number])[0] for number in numbers]]
+    return seen
+
+
+def _sizes_after(
+    places: SizedAxes, dimensions: Iterable[Dimension], number: int, gone: Mapping[Atom, Tensor]
+) -> list[int]:
+    """The sizes that those of the dimensions have after the cut that had this one."""
+    axes = places.axes(d for d in dimensions if d.shape[d.dim] == number)
+    return list(dict.fromkeys(int(keep_vector(axis, gone).sum()) for axis in axes))
 
 
 MOST_SIZES = 3
@@ -161,7 +188,7 @@ def _guesses(
 ) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {name: value for name, value in vars(module).items() if may_change(module, path, name)}
+        path: {n: value for n, value in vars(module).items() if may_change(module, path, n)} | mapped_numbers(module)
         for path, module in modules.items()
     }
     new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
@@ -197,5 +224,6 @@ def _module_guesses(
         if not any(_holds(value, old) for old in settled):
             continue
         new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
-        guesses.append(Guess(path, name, new, type(module).__qualname__, _is_of_torch(module)))
+        unwatched = _is_of_torch(module) or name in mapped_numbers(module)
+        guesses.append(Guess(path, name, new, type(module).__qualname__, unwatched))
     return guesses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import gcd, inf, lcm
@@ -13,13 +14,14 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
+from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
-from secateur.structure.read_sizes import reads_apart, tie_read_sizes
+from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
-from secateur.types import Member, Role, Site, layer_of
+from secateur.types import OUTPUT, Member, Role, Site, layer_of
 
 __all__ = ["Structure", "attribute", "infer"]
 
@@ -69,8 +71,8 @@ def infer(graph: Graph) -> Structure:
     are one where no graph is ever written, and where that leaves most units free. Where a module could lose nothing at all,
     what a graph could is free.
     """
-    structure = _inferred(graph, tied=graph.of_example)
-    if graph.of_example or graph.uses is None:
+    structure = _inferred(graph, tied=graph.without_form)
+    if graph.without_form or graph.uses is None:
         return structure
     if not structure.sites:
         return _inferred(graph, tied=False, as_module=False)
@@ -91,15 +93,16 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
         for region in graph.regions:
             solver.run(region.graph.graph, {}, f"it leaves {region.path}, and what takes it cannot be traced")
     else:
-        solver.run(graph.graph, {}, "the model's output")
+        solver.run(graph.graph, {}, OUTPUT)
     solver.freeze_what_leaves()
     solver.freeze_what_nothing_reads()
+    solver.freeze_what_nothing_makes()
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
             if tied:
-                tie_read_sizes(traced.uses, solver.values, all_alike=graph.of_example)
+                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, solver.values)
             if as_module:
                 freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
@@ -117,7 +120,7 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.ties = Ties()
+        self.ties = Ties(counted=_counted(graph))
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
@@ -160,6 +163,20 @@ class _Solver:
                     if atom not in read and name in self.graph.state:
                         freeze(atom, "no example reads it")
 
+    def freeze_what_nothing_makes(self) -> None:
+        """Freeze what weights read and none makes, such as the channels that a grey picture is repeated to."""
+        members: defaultdict[Atom, list[tuple[str, int]]] = defaultdict(list)
+        for name, value in self.tensors.items():
+            for dim, axis in enumerate(value.axes):
+                for atom in atoms(axis):
+                    members[atom].append((name, dim))
+        graphs = [region.graph for region in self.graph.regions] or [self.graph]
+        computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
+        fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
+        for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
+            if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
+                freeze(atom, "no weight makes it")
+
     def freeze_statistics(self, because: str) -> None:
         """Freeze what statistics are taken over, where the graph could not be run to verify them."""
         for axes in self.ties.statistics.values():
@@ -186,7 +203,7 @@ class _Solver:
             return fixed_value(constant.shape, "a constant") if isinstance(constant, Tensor) else constant
         if node.target is operator.getitem:
             operand, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
-            return operand[index] if isinstance(operand, (list, tuple)) and isinstance(index, int) else operand
+            return operand[index] if isinstance(operand, (list, tuple)) else operand  # type: ignore[index]
         return self._call(node)
 
     def _placeholder(self, node: Node) -> Value | None:
@@ -245,6 +262,16 @@ class _Solver:
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
 
 
+def _counted(graph: Graph) -> frozenset[Dimension]:
+    """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
+    uses = graph.uses or Uses()
+    dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name, first in uses.first_names.items():
+        names[first].append(name)
+    return frozenset(replace(d, path=name) for d in dimensions for name in (d.path, *names[d.path]))
+
+
 def _tensor_value(name: str, tensor: Tensor, parameter: bool) -> Value:
     axes = tuple(Atom(int(s)) if s > 1 else fixed(int(s), f"size {int(s)}") for s in tensor.shape)
     return Value(axes, parameter, tuple((name, d) for d in range(len(axes))))
@@ -281,7 +308,7 @@ def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
     if roles:
         return "out" if "out" in roles else "in"
     produces = any("out" in ties.roles.get((name, d), set()) for d in range(ndim))
-    return "in" if produces and ndim > 1 else "scale"
+    return "in" if produces else "scale"
 
 
 def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:

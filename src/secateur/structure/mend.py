@@ -11,7 +11,7 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
 from secateur.structure.rules import Value, op_name
 
-__all__ = ["SWITCHES", "Edits", "edits"]
+__all__ = ["SWITCHES", "Edits", "differs", "edits"]
 
 Edits = dict[str, dict[str, int | list[int]]]
 """New values of attributes: module path → attribute → value."""
@@ -115,7 +115,7 @@ def edits(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], s
         if isinstance(groups, int) and isinstance(module, nn.modules.conv._ConvNd):
             grouped = "out_channels" if module.transposed else "in_channels"
             new[grouped] = int(new[grouped]) // int(module.groups) * groups  # type: ignore[arg-type]
-        changed = {k: v for k, v in new.items() if _differs(getattr(module, k, None), v)}
+        changed = {k: v for k, v in new.items() if differs(getattr(module, k, None), v)}
         if changed:
             edits_by_path.setdefault(path, {}).update(changed)
     for path, attribute, sizes in _other_sizes(model, structure, gone, edits_by_path):
@@ -155,7 +155,7 @@ def _other_sizes(
         kept = [int(keep_vector(axis, gone).sum()) for axis in seen.axes] if isinstance(seen, Value) else []
         old = getattr(modules[path], name)
         new: int | list[int] = kept[-len(old) :] if isinstance(old, (list, tuple)) else (kept[1:2] or [old])[0]
-        if kept and _differs(old, new):
+        if kept and differs(old, new):
             yield path, name, new
 
 
@@ -209,7 +209,8 @@ def _own_tensors(module: nn.Module) -> list[str]:
     return [n for n, t in [*module._parameters.items(), *module._buffers.items()] if t is not None]
 
 
-def _differs(old: object, new: int | list[int]) -> bool:
+def differs(old: object, new: int | list[int]) -> bool:
+    """Return whether an attribute holds other sizes than these, whatever holds them."""
     return (list(old) if isinstance(old, (list, tuple)) else old) != new
 
 

@@ -1,102 +1,127 @@
-"""Tie the axes of which code reads one's size from a tensor's shape and gives it to the other.
+"""Tie the axes that a module's code makes of one size: where it reads the size of one and gives it to the other.
 
 As in ``b, t, width = x.shape`` and later ``heads.reshape(b, t, width)``: a module that is run anew needs both to be of one
-size, and the product of both to be the width after ``.reshape(b, t, heads, width // heads)``. A graph could be written with
-two, but it is no module of the model's class.
+size. A graph could be written with two; where none can be, they are one axis. So are those that one attribute sizes; and of
+``width // self.heads`` neither can change, unless the width is made of both.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from math import prod
 from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Axis, atoms, product, unify
-from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unify
+from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.rules import Value, op_name, shape_of
 
-__all__ = ["reads_apart", "tie_read_sizes"]
+__all__ = ["reads_apart", "tie_first_reads", "tie_read_sizes"]
 
 RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
-def tie_read_sizes(uses: Uses, values: Mapping[Node, Any], *, all_alike: bool) -> None:
+def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
     """Make one of every axis whose size was read and the axes of reshaped tensors that took the very size.
 
-    Args:
-        uses: what the forward pass did with sizes.
-        values: the axes.
-        all_alike: where a size was read from one of several tensors of one shape, tie them all; else only the first, where none
-            of them is of the axis that took it.
+    So are those that an attribute sizes. What is a fraction of a size stays, with all that makes the fraction.
     """
-    for origin, targets, sources in _pairs(uses, values):
-        axes = [*targets, *sources]
-        if not all_alike:
-            # What a module has in its hands first is what it is given, and of that its code reads the shape as a rule.
-            apart = [axis for axis in targets if not any(_is_one(axis, source) for source in sources)]
-            axes = [*sources[:1], *apart]
+    places = _Places(uses, values)
+    for origin, dimensions in sorted(uses.copied.items(), key=str):
+        for dimension in sorted(dimensions, key=str):
+            size, copied = origin.shape[origin.dim], dimension.shape[dimension.dim]
+            if copied == size:
+                targets = list(places.axes(dimension, reshaped=True))
+                for axis in [*targets[1:], *places.axes(origin)] if targets else ():
+                    unify(targets[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+            elif 1 < copied < size and size % copied == 0:
+                _hold_fraction(uses, places, origin, dimension)
+    for attribute in sorted(uses.values, key=str):
+        axes = [resolve(axis) for axis in places.sized(attribute)]
+        because = f"it shares its size with what cannot change ({attribute})"
+        if any(map(is_fixed, axes)):
+            _freeze(axes, because)
         for axis in axes[1:]:
-            unify(axes[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+            unify(axes[0], axis, lambda because=because: because)  # type: ignore[misc]
+
+
+def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
+    """Make one of an axis that took a size and the one that it was read from, where both could shrink by themselves.
+
+    What a module has in its hands first is what it is given, and of that its code reads the shape as a rule.
+    """
+    for origin, targets, sources in _copies(uses, values):
+        for axis in targets:
+            if not any(_is_one(axis, source) for source in sources):
+                unify(sources[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
 
 
 def reads_apart(uses: Uses, values: Mapping[Node, Any]) -> bool:
     """Whether code gives a size that it read from one axis to another one that could shrink by itself."""
-    return any(
-        sources and not any(_is_one(axis, source) for source in sources)
-        for _, targets, sources in _pairs(uses, values)
-        for axis in targets
-    )
+    copies = _copies(uses, values)
+    return any(not any(_is_one(a, b) for b in sources) for _, targets, sources in copies for a in targets)
 
 
 def _is_one(a: Axis, b: Axis) -> bool:
     """Whether two axes are made of the same units."""
-    return a.size == b.size and set(atoms(a)) == set(atoms(b))
+    return set(atoms(a)) == set(atoms(b))
 
 
-def _pairs(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, list[Axis], list[Axis]]]:
-    """The axes that took a size, and those that it may have been read from."""
-    nodes = _by_module(uses, values)
+def _copies(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, list[Axis], list[Axis]]]:
+    """The axes that took the very size of others, and those that it may have been read from."""
+    places = _Places(uses, values)
     for origin, dimensions in sorted(uses.copied.items(), key=str):
+        sources = list(places.axes(origin))
         for dimension in sorted(dimensions, key=str):
-            targets = list(_axes(nodes, values, dimension, reshaped=True, parts=_parts(origin, dimension)))
-            sources = list(_axes(nodes, values, origin, reshaped=False))
-            if targets and (sources or len(targets) > 1):
-                yield origin, targets, sources
+            if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
+                yield origin, list(places.axes(dimension, reshaped=True)), sources
 
 
-def _parts(origin: Dimension, dimension: Dimension) -> int:
-    """How many axes, up to the dimension, make up the one whose size was read: 0 where it is none or another number."""
-    size = origin.shape[origin.dim]
-    if dimension.shape[dimension.dim] == size:
-        return 1
-    in_two = dimension.dim > 0 and dimension.shape[dimension.dim - 1] > 1
-    return 2 if in_two and prod(dimension.shape[dimension.dim - 1 : dimension.dim + 1]) == size else 0
+def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
+    """Freeze a size that is computed as a fraction of another, unless the other is made of it."""
+    wholes, parts = list(places.axes(origin)), list(places.axes(dimension, reshaped=True))
+    needed = {atom for axis in parts for atom in atoms(axis)}
+    if all(needed.issubset(atoms(axis)) for axis in wholes):
+        return
+    count = origin.shape[origin.dim] // dimension.shape[dimension.dim]
+    for attribute, dimensions in uses.sizes.items():
+        if dimension in dimensions and uses.values.get(attribute) == count:
+            parts += places.sized(attribute)
+    _freeze([*wholes, *parts], f"a size is computed of it, {origin}")
 
 
-def _by_module(uses: Uses, values: Mapping[Node, Any]) -> Mapping[tuple[str, tuple[int, ...]], dict[Node, None]]:
+def _freeze(axes: list[Axis], because: str) -> None:
+    for axis in axes:
+        if not is_fixed(axis):
+            freeze(axis, because)
+
+
+class _Places:
     """The tensors that each module's own code has in its hands, by their shapes: what it computes, and what enters it."""
-    nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
-    paths = {node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""] for node in values}
-    for node, stack in paths.items():
-        for neighbour in (*node.all_input_nodes, node):
-            if not isinstance(values.get(neighbour), Value):
-                continue
-            for path in stack:
-                if path == stack[-1] or path not in paths[neighbour]:
-                    nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
-    return nodes
 
+    def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
+        self.uses, self.values = uses, values
+        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        paths = {
+            node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""] for node in values
+        }
+        for node, stack in paths.items():
+            for neighbour in (*node.all_input_nodes, node):
+                if not isinstance(values.get(neighbour), Value):
+                    continue
+                for path in stack:
+                    if path == stack[-1] or path not in paths[neighbour]:
+                        self.nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
 
-def _axes(
-    nodes: Mapping[tuple[str, tuple[int, ...]], dict[Node, None]],
-    values: Mapping[Node, Any],
-    dimension: Dimension,
-    reshaped: bool,
-    parts: int = 1,
-) -> Iterator[Axis]:
-    for node in nodes.get((dimension.path, dimension.shape), ()) if parts else ():
-        if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
-            yield product(*values[node].axes[dimension.dim + 1 - parts : dimension.dim + 1])
+    def axes(self, dimension: Dimension, reshaped: bool = False) -> Iterator[Axis]:
+        """Yield the axes that a dimension may be of; of reshaped tensors alone where that is asked for."""
+        for node in self.nodes.get((dimension.path, dimension.shape), ()):
+            if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
+                yield self.values[node].axes[dimension.dim]
+
+    def sized(self, attribute: Attribute) -> Iterator[Axis]:
+        """Yield the axes of reshaped tensors that an attribute's very number sizes."""
+        for dimension in sorted(self.uses.sizes.get(attribute, ()), key=str):
+            if dimension.shape[dimension.dim] == self.uses.values[attribute]:
+                yield from self.axes(dimension, reshaped=True)

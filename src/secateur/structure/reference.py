@@ -169,17 +169,15 @@ class Statistics:
 
     def run(self, module: nn.Module, inputs: Inputs) -> Any:
         """Return what the graph gives with the module's tensors, statistics taken over the kept units."""
-        graph = self.structure.graph
-        program = graph.program
+        program = self.structure.graph.program
         assert program is not None, "a recorded graph takes no statistics over what is cut"
+        tensors_by_name = own_tensors(module)
+        for name, step in self.train.counters.items() if self.train else ():
+            tensors_by_name[name] += step
         flat = program_inputs(program, module, *inputs, copied=False)
-        if self.train:
-            own = own_tensors(module)
-            for name, step in self.train.counters.items():
-                own[name] += step
         outputs = _MaskedStatistics(program.graph_module, self).run(*flat)
-        if graph.tree is not None:
-            return graph.tree.filled(list(outputs))
+        if (tree := self.structure.graph.tree) is not None:
+            return tree.filled(list(outputs))
         return pytree.tree_unflatten(list(outputs), program.call_spec.out_spec)
 
 

@@ -217,6 +217,7 @@ def _both(a: Uses, b: Uses) -> Uses:
     """What two forward passes did."""
     return Uses(
         read=a.read | b.read,
+        values={**a.values, **b.values},
         numbers=a.numbers | b.numbers,
         lost=a.lost | b.lost,
         sizes=_merged(a.sizes, b.sizes),

@@ -35,7 +35,7 @@ def to_text(sites: Sites) -> str:
     """Return a table of the sites and a list of what is left whole, with the reasons."""
     lines = [_heading(sites), ""]
     if sites:
-        width = max(len(name) for name in sites)
+        width = max(len("site"), *(len(name) for name in sites))
         lines.append(f"{'site':<{width}}  {'units':>6}  {'unit':<14}  {'parameters/unit':>15}  tied")
         lines += [
             f"{name:<{width}}  {site.size:>6,}  {site.unit:<14}  {owned(site):>15,}  {_tied(site)}"

@@ -89,6 +89,11 @@ class Graph:
         return self.decided or self.ragged or bool(self.regions)
 
     @property
+    def without_form(self) -> bool:
+        """Whether no graph can be written of it, so that what is cut must run as the module that it is."""
+        return self.of_example or bool(self.opaque)
+
+    @property
     def nodes(self) -> Iterator[Node]:
         """The nodes, in the order in which they run."""
         if self.regions:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch._subclasses import fake_impls
 from torch.nn.modules import transformer
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["Traceable", "by_shapes", "open_lengths"]
 
 GROUPED = [torch.ops.aten._grouped_mm.default] if hasattr(torch.ops.aten, "_grouped_mm") else []
+DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -76,13 +78,21 @@ def by_shapes() -> Iterator[Traceable]:
             setattr(functions, name, here(originals[name], replacement))
         transformer._detect_is_causal_mask = here(causal, _as_told)
         shapes.update(dict.fromkeys(grouped, _grouped))
-        yield noted
+        with _DataDetached():
+            yield noted
     finally:
         transformer._detect_is_causal_mask = causal
         for op in grouped:
             del shapes[op]
         for name in names:
             delattr(functions, name)  # the module finds torch's own by itself
+
+
+class _DataDetached(TorchFunctionMode):
+    """Gives a tensor's ``data`` as `detach` does, which the exporter sees; without gradients the two are one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].detach() if func == DATA else func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -70,6 +70,8 @@ class _Watch(UseLog):
         if not self.open or not numbers or any(type(n) is not int for n in numbers):
             return value
         self.uses.read.add(origin)
+        if type(value) is int:
+            self.uses.values[origin] = value
         carriers = [self._hand_out(n, origin) for n in numbers]
         return carriers[0] if type(value) is int else type(value)(carriers)
 
@@ -232,11 +234,13 @@ class _Call:
         if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)):
             sizes = list(sizes[0])
         for at, size in enumerate(sizes):
-            self.log.size(origins_of(size), self._set_by(at))
+            self.log.size(origins_of(size), self._set_by(at, plain(size)))
 
-    def _set_by(self, at: int) -> list[Dimension]:
+    def _set_by(self, at: int, size: Any) -> list[Dimension]:
         """The dimensions of the result that the size at a place sets, where that is known."""
         if self.name in SHAPED and isinstance(self.result, Tensor) and at < self.result.dim():
+            return [self._dimension(self.result, at)]
+        if self.name == "repeat" and self.result.shape[at] == size:  # what it repeats is of size 1
             return [self._dimension(self.result, at)]
         if self.name == "unflatten":
             dim = self.bare[1] if len(self.bare) > 1 else self.named["dim"]

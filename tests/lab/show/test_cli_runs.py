@@ -162,10 +162,10 @@ def test_failures_can_be_forgotten(run: Run) -> None:
 
 
 @pytest.mark.parametrize("stores", [(), ("--store", "toy")])
-@pytest.mark.parametrize("asked", [("--kind", "nosuch"), ("--where", "accuracy>5"), ("--study", "nosuch")])
+@pytest.mark.parametrize("asked", [("--kind", "nosuch"), ("--where", "accuracy>5")])
 def test_no_match_is_an_empty_table(run: Run, stores: tuple[str, ...], asked: tuple[str, ...]) -> None:
     code, out, err = run("list", *stores, *asked)
-    assert (code, out.split(), err) == (0, ["id", "kind", "wall_seconds", "created"], "")
+    assert (code, out, "fits" in err or "no cell of kind nosuch" in err) == (0, "", True)
     assert rows(run("list", *stores, *asked, "--json")) == []
     header = "accuracy\n" if stores else "store,accuracy\n"
     assert run("list", *stores, *asked, "--columns", "accuracy", "--csv")[1] == header
@@ -199,7 +199,7 @@ def test_remove_by_condition_and_a_failure(run: Run) -> None:
     assert run("remove", prune("neuron", 0.99).id, "--yes")[0] == 0
     assert store.failures() == []
     code, _, err = run("remove", "--where", "sparsity=0.77", "--yes")
-    assert (code, "no cell fits; nothing removed" in err) == (0, True)
+    assert (code, "nothing removed: no finished cell fits; sparsity is 0.2" in err) == (0, True)
 
 
 def test_export_writes_whole_files(run: Run, tmp_path: Path) -> None:
@@ -303,3 +303,43 @@ def test_the_commands_are_fast(run: Run) -> None:
 def test_a_file_in_runs_is_no_store(run: Run) -> None:
     write_text(Path("runs/notes/readme.txt"), "not a store")
     assert {store.path.name for store in browse.open_stores()} == {"toy", "other"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("list",), ("compare", "--by", "method"), ("failures",), ("export", "--csv", "x.csv"), ("remove", "--yes")],
+)
+def test_a_study_that_no_store_holds_is_refused(run: Run, words: tuple[str, ...]) -> None:
+    code, out, err = run(*words, "--study", "tio")
+    assert (code, out) == (1, "")
+    assert "unknown study in the stores 'tio'; did you mean 'toy'? Known: other, toy" in err
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("accuracy>abc", "accuracy>abc: accuracy holds numbers; give a number"),
+        ("seed=first", "seed=first: seed holds numbers; give a number"),
+        ("method>3", "method>3: method holds texts; give a text"),
+        ("wall_seconds<long", "wall_seconds<long: wall_seconds holds numbers; give a number"),
+    ],
+)
+def test_numbers_are_not_compared_with_texts(run: Run, condition: str, words: str) -> None:
+    code, _, err = run("list", "--store", "toy", "--where", condition)
+    assert code == 1
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--where", "method=l2"), "no finished cell fits; method is weight, neuron"),
+        (("--where", "accuracy>7"), "no finished cell fits; accuracy is 0.25 to 0.9"),
+        (("--kind", "dense"), "no cell of kind dense is finished; there are: train, prune"),
+    ],
+)
+def test_a_filter_without_a_match_says_so(run: Run, words: tuple[str, ...], said: str) -> None:
+    code, out, err = run("list", *words)
+    assert (code, out, err.strip()) == (0, "", said)
+    assert json.loads(run("list", *words, "--json")[1]) == {"rows": []}
+    assert run("export", "--csv", "x.csv", *words)[2].strip() == f"0 cells written to x.csv: {said}"

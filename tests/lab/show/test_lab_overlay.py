@@ -54,6 +54,50 @@ def test_means_stand_side_by_side(pair: list[Store]) -> None:
     assert means.rows[0][4] == pytest.approx(0.752)
 
 
+def trained(path: Path, class_accuracy: list[float], accuracy: float | None, **metrics: float) -> Store:
+    """A run of two sparsities on a network with these accuracies of its classes."""
+    store = Store(path)
+    train = Recipe("toy", "train", {"seed": 0, "model": "net", "data": "digits"})
+    store.put(Record(train, {"accuracy": 0.5, "class_accuracy": class_accuracy}))
+    for sparsity in (0.2, 0.5):
+        parameters = {"seed": 0, "model": "net", "data": "digits", "method": "l1", "sparsity": sparsity}
+        store.put(Record(Recipe("toy", "prune", parameters, (train.id,)), {"accuracy": accuracy, **metrics}))
+    return store
+
+
+def test_a_run_without_accuracies_is_said_to_be_left_out(tmp_path: Path) -> None:
+    report = overlay([run(tmp_path / "a", 0.0), trained(tmp_path / "b", [], None)])
+    assert report.summary[0] == (
+        "WARNING: left out is b: no finished cell there has a method, a sparsity and an accuracy."
+    )
+    assert report.summary[-1].startswith("Compared are a (12 networks).")
+    pair = [run(tmp_path / "c", 0.0), run(tmp_path / "d", 0.0, methods=("l2",))]
+    assert (
+        "left out is d: no finished cell there fits the conditions and has a method"
+        in (overlay(pair, where=["method=l1"]).summary[0])
+    )
+
+
+def test_a_run_of_networks_that_answer_blindly_is_said_to_be_one(tmp_path: Path) -> None:
+    blind, sound = trained(tmp_path / "blind", [1.0, 0.0], 0.5), trained(tmp_path / "sound", [0.9, 0.8], 0.8)
+    first, *_, last = overlay([sound, blind]).summary
+    assert first.startswith("blind: WARNING: 1 of 1 unpruned network has not learnt: its test accuracy is 50.0 %")
+    assert (
+        last == "Compared are sound (2 networks), blind (2 networks), of one seed: no intervals, and nothing is tested."
+    )
+
+
+def test_what_was_removed_counts_not_what_was_asked_for(tmp_path: Path) -> None:
+    nothing = trained(tmp_path / "nothing", [0.9, 0.8], 0.8, units_removed=0.0)
+    report = overlay([trained(tmp_path / "half", [0.9, 0.8], 0.8), nothing])
+    assert report.summary[0] == (
+        "nothing: WARNING: what was removed is not what was asked for: l1: 0 % in place of 20 %, 0 % in place of 50 %. "
+        "Tables and figures go by what was removed."
+    )
+    (means,) = (block for block in report.blocks() if isinstance(block, Table) and block.name == "means")
+    assert [row[1] for row in means.rows] == [0.0, 0.2, 0.5]
+
+
 def test_each_run_is_tested_against_the_first_paired_by_seed(pair: list[Store]) -> None:
     tests = tables(pair)["tests"]
     assert [row[:6] for row in tests.rows] == [

@@ -16,9 +16,8 @@ from secateur.criteria.loss_change.labels import (
     TOLERANCES,
     Correction,
     Reading,
+    Uncertainty,
     check_options,
-    half_widths,
-    images_needed,
     practical_numbers,
     significance_numbers,
 )
@@ -54,8 +53,11 @@ class Base:
 
 
 ENOUGH = 1000
-"""From so many samples on the intervals are wide enough: measured, see docs/criteria.md."""
-FEW = f"few samples, whose changes follow no normal law yet: labels may be wrong; {ENOUGH:,} and more are to be trusted"
+"""From so many samples on changes follow a normal law, nearly: measured, see docs/criteria.md."""
+FEW = (
+    f"few samples, whose changes follow no normal law yet: labels by significance may be wrong; {ENOUGH:,} and more are to "
+    "be trusted"
+)
 
 
 class UnitWorth(dict[str, Tensor]):
@@ -104,10 +106,11 @@ class UnitWorth(dict[str, Tensor]):
         tolerance: float | None = None,
         correction: Correction | None = "holm",
         reading: Reading = "practical",
+        pooled: bool = True,
     ) -> dict[str, list[str]]:
         """Return what each unit is: ``"important"``, ``"zero"``, ``"worse"`` or ``"undecided"`` (Charpentier, 2020).
 
-        Each change has an interval, change ± z · error, and the loss a practical tolerance. A unit is *important* where
+        Each change has an interval (`interval`), and the loss a practical tolerance. A unit is *important* where
         its interval lies above the tolerance, *zero* where it lies within the tolerance on both sides of 0, *worse*
         where it lies below 0 (the model is better without it), and *undecided* where it is too wide to say; more samples
         decide more units (see `images`). Units that were estimated alone are *unmeasured*.
@@ -126,6 +129,7 @@ class UnitWorth(dict[str, Tensor]):
                 by significance) holds the expected share of wrong ones among the important and the worse; None corrects
                 nothing.
             reading: ``"practical"`` or ``"significance"``.
+            pooled: of the intervals, as `interval` has it.
 
         Returns:
             For each site its units' labels, in order; those of single weights as the weight's entries lie in memory.
@@ -134,9 +138,9 @@ class UnitWorth(dict[str, Tensor]):
             InputError: `alpha` or `tolerance` is out of range, or the correction has no intervals.
             UnknownNameError: a correction or reading of no known name.
 
-        >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
+        >>> base = Base(1.0, 0.5, torch.zeros(2), 10_000, torch.tensor([5_000, 5_000]))
         >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5, 0.01, 0.0, -0.5])})
-        >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 1e-4, 0.1])
+        >>> changes.error["fc"] = torch.tensor([0.02, 0.02, 1e-4, 0.02])
         >>> changes.label()
         {'fc': ['important', 'undecided', 'zero', 'worse']}
         >>> changes.label(reading="significance")
@@ -148,13 +152,24 @@ class UnitWorth(dict[str, Tensor]):
         if reading == "significance":
             numbers = significance_numbers(change, error, alpha, allowed, correction)
         else:
-            half = half_widths(error, alpha, correction)
+            half = self._spread_of(alpha, correction, pooled).half_widths()
             numbers = practical_numbers(change, half, allowed, PRECISION * abs(self.base.loss))
         by_site = self._spread(numbers, LABELS.index("unmeasured"))
         return {name: [LABELS[n] for n in site.flatten().tolist()] for name, site in by_site.items()}
 
-    def interval(self, alpha: float = 0.05, correction: Correction | None = "holm") -> dict[str, Tensor]:
+    def interval(
+        self, alpha: float = 0.05, correction: Correction | None = "holm", pooled: bool = True
+    ) -> dict[str, Tensor]:
         """Return the ends of each change's interval, ``(*shape, 2)``, float64; nan where it was not measured.
+
+        It is change ± t · √((pooled + (n − 1) · error²) / n) over n samples, where pooled is the mean of error² over the
+        site: each unit has one sample more, as wide as those of its site are, since the loss changes on few samples a
+        lot and a unit may have seen the quiet ones alone (after G. K. Smyth, 2004, Linear models and empirical Bayes
+        methods). t is Student's of n degrees of freedom, at `alpha` over the number of units.
+
+        Args:
+            alpha, correction: as `label` has them.
+            pooled: False: change ± t · error, of n − 1 degrees; too narrow where the samples are few.
 
         >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
         >>> changes = UnitWorth(base, {"fc": torch.tensor([0.5])})
@@ -163,13 +178,16 @@ class UnitWorth(dict[str, Tensor]):
         [0.3, 0.7]
         """
         check_options(alpha, None, correction, "practical")
-        change, error = (self._measured(part) for part in (self, self.error))
-        half = half_widths(error, alpha, correction)
+        change, half = self._measured(self), self._spread_of(alpha, correction, pooled).half_widths()
         ends = (self._spread(end, nan) for end in (change - half, change + half))
         return {name: torch.stack(pair, dim=-1) for name, pair in _zipped(*ends).items()}
 
     def images(
-        self, alpha: float = 0.05, tolerance: float | None = None, correction: Correction | None = "holm"
+        self,
+        alpha: float = 0.05,
+        tolerance: float | None = None,
+        correction: Correction | None = "holm",
+        pooled: bool = True,
     ) -> dict[str, Tensor]:
         """Return about how many samples would decide each unit, were its change what was measured, float64.
 
@@ -179,13 +197,12 @@ class UnitWorth(dict[str, Tensor]):
         >>> base = Base(1.0, 0.5, torch.zeros(2), 100, torch.tensor([50, 50]))
         >>> changes = UnitWorth(base, {"fc": torch.tensor([0.101])})
         >>> changes.error["fc"] = torch.tensor([0.1])
-        >>> changes.images()["fc"].round()                 # the interval, 0.101 ± 0.196, must end above 0.001
-        tensor([384.], dtype=torch.float64)
+        >>> changes.images()["fc"].round()                 # the interval, 0.101 ± 0.198, must end above 0.001
+        tensor([394.], dtype=torch.float64)
         """
         check_options(alpha, tolerance, correction, "practical")
-        change, error = (self._measured(part) for part in (self, self.error))
-        half = half_widths(error, alpha, correction)
-        return self._spread(images_needed(change, half, self._allowed(tolerance, "practical"), self.base.count), nan)
+        spread = self._spread_of(alpha, correction, pooled)
+        return self._spread(spread.images_needed(self._measured(self), self._allowed(tolerance, "practical")), nan)
 
     def summary(self, alpha: float = 0.05, tolerance: float | None = None) -> str:
         """Return how many units have each label, by either reading, and how many samples would decide the undecided.
@@ -195,10 +212,10 @@ class UnitWorth(dict[str, Tensor]):
         >>> changes.error["fc"] = torch.tensor([0.1, 0.1, 1e-4, 0.1])
         >>> print(changes.summary())
         4 units on 100 samples, loss 1
-        few samples, whose changes follow no normal law yet: labels may be wrong; 1,000 and more are to be trusted
-        practical (tolerance 0.1 % of the loss): 1 important, 1 zero, 1 worse, 1 undecided
+        few samples, whose changes follow no normal law yet: labels by significance may be wrong; 1,000 and more are to be trusted
+        practical (tolerance 0.1 % of the loss): 1 important, 0 zero, 1 worse, 2 undecided
         significance (zero: no evidence): 1 important, 2 zero, 1 worse
-        about 2,495 samples would decide half of the undecided, 2,495 nine in ten
+        about 2,206 samples would decide half of the undecided, 2,588 nine in ten
         """
         share = TOLERANCES["practical"] if tolerance is None else tolerance
         titles = {
@@ -221,6 +238,15 @@ class UnitWorth(dict[str, Tensor]):
             half, most = (sorted(needed)[min(ceil(share * len(needed)), len(needed)) - 1] for share in (0.5, 0.9))
             lines.append(f"about {half:,.0f} samples would decide half of the undecided, {most:,.0f} nine in ten")
         return "\n".join(lines)
+
+    def _spread_of(self, alpha: float, correction: Correction | None, pooled: bool) -> Uncertainty:
+        """How sure the changes of the measured units are."""
+        means = {
+            name: torch.full_like(error, float(error[self.exact[name]].double().square().mean()))
+            for name, error in self.error.items()
+        }
+        shared = self._measured(means) if pooled else None
+        return Uncertainty.of(self._measured(self.error), shared, self.base.count, alpha, correction)
 
     def _allowed(self, tolerance: float | None, reading: str) -> float:
         """The change of the loss that does not matter."""

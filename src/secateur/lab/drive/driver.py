@@ -144,7 +144,9 @@ class _Driver:
     def _write_plan(self) -> None:
         """Say what is to be computed, for those who watch the store and for reports that are written again."""
         cells = {cell.id: cell.recipe.short for cell in self._planned.cells}
+        file = self._planned.study.file
         plan = {"study": self._name, "options": self._planned.options, "cells": cells}
+        plan |= {"file": str(file.resolve())} if file is not None else {}
         write_text(paths.plan_file(self._store.path, self._name), json.dumps(plan))
 
     def _sort(self, cells: Sequence[Cell], failed: Mapping[str, Failure]) -> tuple[list[Cell], Agenda]:

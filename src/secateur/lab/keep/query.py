@@ -139,6 +139,7 @@ def select(
     if not newest:
         connection.check_records()
     _check_names(connection, asked)
+    _check_kinds(connection, where)
     text, values = _clauses(where, sort, limit)
     text = text if newest else f"NOT INDEXED {text}"
     for row in connection.execute(f"SELECT {', '.join(RECORD)} FROM records {text}", values) if newest else ():
@@ -229,6 +230,26 @@ def _check_names(connection: sqlite3.Connection, names: Iterable[str]) -> None:
         }
         if names_there:
             raise unknown_name("parameter or metric", name, names_there | {*frames.FIXED})
+
+
+def _check_kinds(connection: sqlite3.Connection, where: Iterable[Condition]) -> None:
+    """Refuse to compare numbers with a text, or texts with a number, which nothing can fulfil."""
+    for condition in where:
+        text, path = _expression(condition.name)
+        answers = connection.execute(f"SELECT DISTINCT typeof({text}) FROM records", [*path, *path][: text.count("?")])
+        kinds = {_KINDS.get(row[0], "") for row in answers} - {""}
+        values = condition.value if isinstance(condition.value, (list, set, frozenset)) else [condition.value]
+        asked = {"texts" if isinstance(value, str) else "numbers" for value in values if value is not None}
+        if kinds and asked and not kinds & asked:
+            (holds,) = kinds
+            raise InputError(
+                f"condition {condition.name}{condition.operator}{condition.value}: {condition.name} holds {holds}; "
+                f"give a {holds.removesuffix('s')}"
+            )
+
+
+_KINDS = {"text": "texts", "integer": "numbers", "real": "numbers"}
+"""What SQLite calls a value's type: in words."""
 
 
 def sql(stores: Mapping[str, Path], query: str, parameters: Sequence[Json] = (), *, seconds: float = 60.0) -> DataFrame:

@@ -8,6 +8,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secateur.checks import is_number
 from secateur.files import replacing, require, write_text
 from secateur.lab.keep import paths, query
 from secateur.lab.keep.frames import FIXED
@@ -16,7 +17,9 @@ from secateur.lab.keep.schema import queryable
 from secateur.lab.keep.store import Store
 from secateur.lab.plan.recipe import SEEDS, Json
 from secateur.lab.show import pooling
+from secateur.lab.show.live import studies_of
 from secateur.lab.show.stats import describe
+from secateur.lab.show.words import number
 from secateur.types import FileError, InputError, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FoundCell",
     "Groups",
+    "check_study",
     "compare",
     "export",
     "failures",
@@ -35,6 +39,7 @@ __all__ = [
     "sql",
     "to_json",
     "varying",
+    "why_none",
 ]
 
 
@@ -88,13 +93,14 @@ def listed(
     With several stores there is a first column ``store``.
 
     Raises:
-        UnknownNameError: no record of any store has a parameter or a metric of that name.
+        UnknownNameError: no store holds such a study, or no record has a parameter or a metric of that name.
         InputError: a condition that makes no sense.
     """
     pandas = require("pandas", "lab")
     asked_columns = (
         None if columns is None else list(dict.fromkeys([*columns, *([sort.removeprefix("-")] if sort else [])]))
     )
+    check_study(stores, study)
     asked: dict[str, Any] = {"study": study, "kind": kind, "where": where, "sort": sort, "limit": limit}
     frames, unknown = [], []
     for store in stores:
@@ -111,6 +117,52 @@ def listed(
         raise unknown[0]
     both = _joined(pandas, frames, sort, limit) if frames else _nothing(pandas, columns)
     return both if columns is None else both[[*(["store"] if "store" in both else []), *columns]]
+
+
+def check_study(stores: Sequence[Store], study: str | None) -> None:
+    """Refuse the name of a study of which no store holds anything.
+
+    Raises:
+        UnknownNameError: the error names those that there are.
+    """
+    if study is None:
+        return
+    names = {name for store in stores for name in studies_of(store)}
+    if study not in names:
+        raise unknown_name("study in the stores", study, names)
+
+
+def why_none(
+    stores: Sequence[Store], *, study: str | None = None, kind: str | None = None, where: query.Where = None
+) -> str:
+    """Return in one line why no cell fits: what there is to choose from, for those who made a slip.
+
+    Args:
+        stores, study, kind, where: as `listed` was asked with.
+    """
+    cells = listed(stores, study=study)
+    if not len(cells):
+        return f"no cell is finished{f' of study {study}' if study else ''}"
+    kinds = list(dict.fromkeys(cells["kind"]))
+    if kind is not None and kind not in kinds:
+        return f"no cell of kind {kind} is finished; there are: {', '.join(kinds)}"
+    told = [words for condition in query.conditions(where) if (words := _values(cells, condition))]
+    return "; ".join(["no finished cell fits", *told])
+
+
+def _values(cells: DataFrame, condition: query.Condition) -> str:
+    """The values that there are of what a condition asks for."""
+    if condition.name not in cells:
+        return ""
+    values = cells[condition.name].dropna()
+    if not len(values) or not _is_plain(values):
+        return ""
+    if condition.operator in ("=", "!="):
+        different = list(dict.fromkeys(map(str, values)))
+        return f"{condition.name} is {', '.join(different[:6])}{' …' if len(different) > 6 else ''}"
+    least, most = values.min(), values.max()
+    least, most = (number(end) if is_number(end) else str(end) for end in (least, most))
+    return f"{condition.name} is {least} to {most}"
 
 
 def _nothing(pandas: Any, columns: Sequence[str] | None) -> DataFrame:
@@ -157,7 +209,11 @@ def failures(stores: Sequence[Store], study: str | None = None) -> list[tuple[St
     Args:
         stores: where to look.
         study: those of this study alone.
+
+    Raises:
+        UnknownNameError: no store holds such a study.
     """
+    check_study(stores, study)
     failed = [(store, failure) for store in stores for failure in store.failures()]
     ids = sorted({failure.recipe.id for _, failure in failed})
     finished: dict[str, str] = {}

@@ -18,13 +18,25 @@ from secateur.files import require
 from secateur.lab.keep import paths
 from secateur.lab.keep.store import Store
 from secateur.lab.show import figures
+from secateur.lab.show.shares import as_removed
 from secateur.lab.show.style import inline_svg, svg
 from secateur.types import InputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["FailedCell", "Progress", "RunningCell", "curves", "last_run", "page", "progress", "server"]
+__all__ = [
+    "FailedCell",
+    "LastRun",
+    "Progress",
+    "RunningCell",
+    "curves",
+    "last_run",
+    "page",
+    "progress",
+    "server",
+    "studies_of",
+]
 
 _LOG = 20_000
 """So many letters of a failed cell's log are shown, the last ones."""
@@ -78,9 +90,21 @@ class Progress:
         """Whether nothing is left to be computed, or can be, and nothing runs."""
         return not self.running and self.total is not None and self.done + len(self.failed) >= self.total
 
+    @property
+    def left(self) -> int:
+        """How many cells are neither finished, failed nor running; 0 where it is not known how many there are."""
+        return max(0, (self.total or 0) - self.done - len(self.failed) - len(self.running))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether cells are left and nobody computes them: between two cells, or since the run was stopped."""
+        return self.left > 0 and not self.running
+
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self.total}"
-        return f"{self.done}{of} cells done, {len(self.running)} running, {len(self.failed)} failed"
+        cells = f"{self.done}{of} cell{'s' if (self.total or self.done) != 1 else ''} done"
+        idle = f"; nothing computes the {self.left} left" if self.is_idle else ""
+        return f"{cells}, {len(self.running)} running, {len(self.failed)} failed{idle}"
 
 
 def progress(store: Store) -> Progress:
@@ -92,7 +116,7 @@ def progress(store: Store) -> Progress:
     >>> store = Store(Path(tempfile.mkdtemp()))
     >>> _ = store.put(Record(Recipe("toy", "train", {"seed": 0}), {"accuracy": 0.5}))
     >>> print(progress(store))
-    1 cells done, 0 running, 0 failed
+    1 cell done, 0 running, 0 failed
     """
     planned = _planned(store.path)
     cells = {identity: words for plan in planned.values() for identity, words in plan.items()}
@@ -125,13 +149,30 @@ def progress(store: Store) -> Progress:
     )
 
 
-def last_run(store: Path) -> tuple[str, dict[str, Any]] | None:
-    """Return the study that was run in a store, and with which options; None where it holds several, or none says so."""
+@dataclass(frozen=True)
+class LastRun:
+    """What was run in a store: the study's name, its options, and the file that describes it, if one does."""
+
+    study: str
+    options: Mapping[str, Any]
+    file: Path | None = None
+
+
+def last_run(store: Path) -> LastRun | None:
+    """Return what was run in a store; None where it holds several studies, or none says so."""
     plans = _plans(store)
     if len(plans) != 1:
         return None
     ((study, plan),) = plans.items()
-    return (study, dict(plan["options"])) if "options" in plan else None
+    if "options" not in plan:
+        return None
+    return LastRun(study, dict(plan["options"]), Path(plan["file"]) if "file" in plan else None)
+
+
+def studies_of(store: Store) -> set[str]:
+    """Return the names of the studies of which a store holds something: a cell, a failure, or what a run was to compute."""
+    finished = set(store.query(columns=["study"])["study"]) if store.ids() else set()
+    return finished | {failure.recipe.study for failure in store.failures()} | set(_plans(store.path))
 
 
 def _planned(store: Path) -> dict[str, Mapping[str, str]]:
@@ -201,7 +242,8 @@ def _swept(frame: DataFrame) -> DataFrame:
     rows = frame.dropna(subset=["method", "sparsity", "accuracy"])
     rows = rows[rows["kind"] == rows["kind"].mode().iloc[0]] if len(rows) else rows
     names = [name for name in ("model", "data") if name in rows]
-    return rows.assign(network=rows[names].astype(str).agg(" on ".join, axis=1) if names else "network")
+    rows = rows.assign(network=rows[names].astype(str).agg(" on ".join, axis=1) if names else "network")
+    return as_removed(rows, ("network", "method"))
 
 
 class _Watched:

@@ -12,6 +12,7 @@ from secateur.checks import is_number
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Planned, Results
 from secateur.lab.show.blocks import Basis
+from secateur.lab.show.shares import ASKED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,6 +62,8 @@ class Origins:
 
     def _query(self, rows: DataFrame, having: str) -> str:
         left = self.store.reset_index(drop=True)
+        if ASKED in rows:  # what the store calls the sparsity
+            rows = rows.assign(sparsity=rows[ASKED])
         words = ["secateur", "runs", "list"]
         for name in ("study", "kind"):
             values = set(rows[name])

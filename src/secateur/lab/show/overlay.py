@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 from secateur.files import require
 from secateur.lab.keep import query
 from secateur.lab.keep.store import Store
+from secateur.lab.plan.recipe import Recipe
 from secateur.lab.show import figures, pooling
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.chance import not_learnt
 from secateur.lab.show.judgement import areas, paired
 from secateur.lab.show.report import Report
-from secateur.lab.show.sections import interval, mean_card, pick
+from secateur.lab.show.sections import interval, mean_card, pick, several
+from secateur.lab.show.shares import as_removed, unlike_asked
 from secateur.lab.show.stats import area
 from secateur.lab.show.stats.columns import SHARE
 from secateur.lab.show.style import styles, styles_of_runs
-from secateur.lab.show.words import file_name, formatted
+from secateur.lab.show.words import counted, file_name, formatted
 from secateur.types import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class _Runs:
     rows: DataFrame
     differing: Table | None
     basis: Basis
+    warnings: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -83,7 +87,7 @@ def overlay(stores: Sequence[Store], *, where: query.Where = None) -> Report:
         words += ["--where", f"{condition.name}{condition.operator}{condition.value}"]
     return Report(
         f"{title} compared" if len(runs.names) > 1 else title,
-        (_summary(runs),),
+        (*runs.warnings, _summary(runs)),
         _cards(runs),
         sections,
         command=shlex.join(words),
@@ -92,7 +96,8 @@ def overlay(stores: Sequence[Store], *, where: query.Where = None) -> Report:
 
 def _runs(stores: Sequence[Store], where: query.Where) -> _Runs:
     rows = _frame(stores, where)
-    facts = pooling.deciding(pooling.with_needed(stores, rows["id"]), rows["id"].tolist())
+    recipes = pooling.with_needed(stores, rows["id"])
+    facts = pooling.deciding(recipes, rows["id"].tolist())
     facts = facts.drop(columns=[name for name in ("method", "sparsity") if name in facts])
     network = [name for name in ("model", "data") if name in rows]
     rows["network"] = rows[network].astype(str).agg(" on ".join, axis=1) if network else "network"
@@ -104,9 +109,38 @@ def _runs(stores: Sequence[Store], where: query.Where) -> _Runs:
             _said(name, value, usual) for value, usual in zip(*_with_usual(rows["run"], facts[name]), strict=True)
         ]
     differing = _differing(rows, facts.drop(columns=[*apart, *network], errors="ignore"))
-    seeds = rows["seed"].nunique() if "seed" in rows else 0
-    basis = Basis(f"{len(rows)} networks, {seeds} seeds", "", tuple(rows["id"]))
-    return _Runs(rows, differing, basis)
+    groups = ("run", "network", "method")
+    unlike = [
+        f"{run}: {said}" for run, group in rows.groupby("run", sort=False) for said in unlike_asked(group, groups)
+    ]
+    warnings = [*_left_out(stores, rows, where), *_blind(stores, recipes), *unlike]
+    rows = as_removed(rows, groups).reset_index(drop=True)
+    seeds = counted(rows["seed"].nunique() if "seed" in rows else 0, "seed")
+    basis = Basis(f"{counted(len(rows), 'network')}, {seeds}", "", tuple(rows["id"]))
+    return _Runs(rows, differing, basis, warnings)
+
+
+def _left_out(stores: Sequence[Store], rows: DataFrame, where: query.Where) -> list[str]:
+    """Which runs have nothing to be compared, and why."""
+    there = set(rows["run"])
+    empty = [label for label in labels(stores) if label not in there]
+    if not empty:
+        return []
+    fits = "fits the conditions and has" if query.conditions(where) else "has"
+    return [
+        f"WARNING: left out {'is' if len(empty) == 1 else 'are'} {', '.join(empty)}: no finished cell there {fits} a method, "
+        "a sparsity and an accuracy."
+    ]
+
+
+def _blind(stores: Sequence[Store], recipes: Mapping[str, Recipe]) -> list[str]:
+    """Of which runs the unpruned networks answer as if blindly."""
+    whole = [identity for identity, recipe in recipes.items() if recipe.kind in ("train", "load")]
+    return [
+        f"{label}: {warning}"
+        for store, label in zip(stores, labels(stores), strict=True)
+        for warning in not_learnt(store.frame([identity for identity in whole if identity in store.ids()]))
+    ]
 
 
 def _with_usual(runs: Series[str], values: Series[Any]) -> tuple[list[str], list[str]]:
@@ -190,7 +224,8 @@ def _curves(rows: DataFrame, network: str, name: str, basis: Basis) -> Picture:
     method, sparsity = means.idxmax()
     drawing = figures.accuracy_by_sparsity(series, look=look)
     alt = f"Accuracy by sparsity, one line a method and run; the highest is {formatted(means.max(), '.4f')}, {method} at {100 * sparsity:g} %."
-    caption = f"Test accuracy of {network} by the part removed, all runs: means and 95 % intervals."
+    drawn = ": means and 95 % intervals" if several(rows) else ", one seed"
+    caption = f"Test accuracy of {network} by the part removed, all runs{drawn}."
     return Picture(name, drawing, caption, alt, basis, series)
 
 
@@ -206,7 +241,8 @@ def _means(rows: DataFrame, name: str, runs: _Runs) -> list[Block]:
             line += [values.mean(), interval(values, within=SHARE)] if len(values) else [None, ""]
         lines.append(line)
     lines.sort(key=lambda line: (line[0], line[1]))
-    return [Table(name, "Mean test accuracy of each run.", columns, lines, runs.basis)]
+    caption = f"{'Mean test' if several(rows) else 'Test'} accuracy of each run."
+    return [Table(name, caption, columns, lines, runs.basis)]
 
 
 def _differences(runs: _Runs) -> list[Section]:
@@ -268,6 +304,10 @@ def _cards(runs: _Runs) -> list[Card]:
 
 
 def _summary(runs: _Runs) -> str:
-    counts = ", ".join(f"{run} ({len(group)} networks)" for run, group in runs.rows.groupby("run", sort=False))
+    counts = ", ".join(
+        f"{run} ({counted(len(group), 'network')})" for run, group in runs.rows.groupby("run", sort=False)
+    )
+    if not several(runs.rows):
+        return f"Compared are {counts}, of one seed: no intervals, and nothing is tested."
     bands = "A band or an interval is the 95 % interval of a mean over seeds."
     return f"Compared are {counts}. {bands} Differences are tested paired by seed, and corrected over all tests of a table."

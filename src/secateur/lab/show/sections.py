@@ -14,12 +14,23 @@ from secateur.lab.show.published import Published
 from secateur.lab.show.stats import summarise
 from secateur.lab.show.stats.columns import range_of
 from secateur.lab.show.style import Style
-from secateur.lab.show.words import formatted, spread
+from secateur.lab.show.words import counted, formatted, spread
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["by_seed", "interval", "mean", "mean_card", "pick", "sweep", "sweep_table", "trade_offs", "training"]
+__all__ = [
+    "by_seed",
+    "interval",
+    "mean",
+    "mean_card",
+    "pick",
+    "several",
+    "sweep",
+    "sweep_table",
+    "trade_offs",
+    "training",
+]
 
 
 def pick(frame: DataFrame, **where: object) -> DataFrame:
@@ -32,6 +43,16 @@ def pick(frame: DataFrame, **where: object) -> DataFrame:
     for column, value in where.items():
         frame = frame[frame[column] == value]
     return frame
+
+
+def several(rows: DataFrame) -> bool:
+    """Return whether there are runs of more than one seed, so that there are means and intervals of them.
+
+    >>> import pandas
+    >>> several(pandas.DataFrame({"seed": [0, 1]})), several(pandas.DataFrame({"seed": [0, 0]}))
+    (True, False)
+    """
+    return "seed" in rows and rows["seed"].nunique() > 1
 
 
 def mean(frame: DataFrame, column: str) -> float:
@@ -100,7 +121,7 @@ def mean_card(
 def training(
     trained: DataFrame, histories: DataFrame, basis: str | Basis, *, published: Published | None = None
 ) -> Section:
-    """Return the section on the trained networks: one row a seed, their mean, and their learning curves.
+    """Return the section on the trained networks: one row a seed, their mean where there are several, and learning curves.
 
     Args:
         trained: one row a network, with ``seed``, ``best_epoch``, ``accuracy``, ``loss`` and ``parameters``.
@@ -117,7 +138,8 @@ def training(
     ]
     caption = "The trained networks, unpruned, at the epoch of lowest validation loss."
     rows = [list(row) for row in Table.of(trained, "baselines", caption, columns).rows]
-    rows.append(["mean", None, mean(trained, "accuracy"), mean(trained, "loss"), None])
+    if several(trained):
+        rows.append(["mean", None, mean(trained, "accuracy"), mean(trained, "loss"), None])
     if published is not None and published.baseline[0] is not None:
         rows.append(["published", None, *published.baseline, None])
     blocks: list[Block] = [Table("baselines", caption, columns, rows, basis)]
@@ -128,10 +150,11 @@ def training(
 
 def sweep(
     frame: DataFrame,
-    baselines: Mapping[str, float],
+    unpruned: Mapping[str, Mapping[str, float]],
     basis: Basis,
     *,
     look: Mapping[str, Style],
+    beside: Mapping[str, str],
     published: Published | None = None,
     training: str = "no retraining",
 ) -> list[Block]:
@@ -139,20 +162,21 @@ def sweep(
 
     Args:
         frame: one row a run, with ``method``, ``sparsity``, ``seed``, ``accuracy`` and ``loss``.
-        baselines: accuracy and loss of the unpruned network.
+        unpruned: accuracy and loss of unpruned networks, by what they are called.
         basis: what the values were computed from.
         look: the style of each method.
+        beside: method → the name of the unpruned network that it is held against.
         published: the publication's points.
         training: whether there was any after the pruning, in words.
     """
     points = frame[["method", "sparsity", "seed", "accuracy", "loss"]]
     theirs = [None if published is None else published.frame(*which) for which in ((0, "accuracy"), (1, "loss"))]
     hollow = "; hollow markers are the published figures" if published is not None and published.points else ""
-    accuracy = figures.accuracy_by_sparsity(points, published=theirs[0], baseline=baselines["accuracy"], look=look)
-    loss = figures.loss_by_sparsity(
-        points, published=theirs[1], baseline=baselines["loss"], look=look, logarithmic=True
-    )
-    reach, basis = _said(points, baselines["accuracy"]), basis.also("mean and 95 % interval of the mean")
+    lines = {key: {name: rating[key] for name, rating in unpruned.items()} for key in ("accuracy", "loss")}
+    accuracy = figures.accuracy_by_sparsity(points, published=theirs[0], baseline=lines["accuracy"], look=look)
+    loss = figures.loss_by_sparsity(points, published=theirs[1], baseline=lines["loss"], look=look, logarithmic=True)
+    reach = _said(points, {method: lines["accuracy"][name] for method, name in beside.items()})
+    basis = basis.also("mean and 95 % interval of the mean" if several(frame) else "one run, no interval")
     return [
         Picture("accuracy", accuracy, f"Test accuracy by the part removed, {training}{hollow}.", reach, basis, points),
         Picture(
@@ -234,26 +258,29 @@ def trade_offs(
 def _curves(trained: DataFrame, history: DataFrame, basis: str | Basis) -> list[Block]:
     if not len(history):
         return []
-    seeds = f"{len(trained)} seed{'s' if len(trained) != 1 else ''}; training and validation images, mean and range"
+    drawn = ", mean and range" if several(trained) else ""
+    least = "least mean validation loss" if several(trained) else "least validation loss"
+    seeds = f"{counted(len(trained), 'seed')}; training and validation images{drawn}"
     where = Basis(seeds, basis.query, basis.cells) if isinstance(basis, Basis) else seeds
     best = history.groupby("epoch")["validation_loss"].mean()
     return [
         Picture(
             "learning-curves",
             figures.learning_curves(history),
-            "Training and validation loss and accuracy by epoch; the dotted line is the epoch of the least mean validation loss.",
-            f"Line charts of loss and accuracy over {len(best)} epochs; the mean validation loss is least at epoch {best.idxmin()}.",
+            f"Training and validation loss and accuracy by epoch; the dotted line is the epoch of the {least}.",
+            f"Line charts of loss and accuracy over {counted(len(best), 'epoch')}; the {least} is that of epoch {best.idxmin()}.",
             where,
             history,
         )
     ]
 
 
-def _said(frame: DataFrame, base: float) -> str:
+def _said(frame: DataFrame, bases: Mapping[str, float]) -> str:
     """What the curves show, for those who cannot see them: how far each method goes at a cost of one point."""
     parts = []
     for method in dict.fromkeys(frame["method"]):
         means = frame[frame["method"] == method].groupby("sparsity")["accuracy"].mean()
-        good = means[(means >= base - 0.01).cummin()]  # as far as no smaller part costs more
+        means = means[means.index > 0]
+        good = means[(means >= bases[method] - 0.01).cummin()]  # as far as no smaller part costs more
         parts.append(f"{method} {formatted(100 * good.index.max(), '.4g')} %" if len(good) else f"{method} none")
     return f"The greatest part that can be removed at a cost of at most one point of accuracy: {', '.join(parts)}."

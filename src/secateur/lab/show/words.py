@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pandas import Series
 
-__all__ = ["agreeing", "bounds", "file_name", "formatted", "named", "number", "percent", "points", "spread"]
+__all__ = ["agreeing", "bounds", "counted", "file_name", "formatted", "named", "number", "percent", "points", "spread"]
 
 
 def number(value: float) -> str:
@@ -92,6 +92,15 @@ def agreeing(mean: float, *others: float) -> list[str]:
     if size < -4:  # in plain decimals it would be a row of zeros
         return [number(value) for value in (mean, *others)]
     return [_minus(f"{value:,.{max(0, 3 - size)}f}", value) for value in (mean, *others)]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> counted(1, "network"), counted(1200, "network")
+    ('1 network', '1,200 networks')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _minus(text: str, value: float) -> str:

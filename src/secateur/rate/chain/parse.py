@@ -134,7 +134,7 @@ class _Reader:
             if len(users) != 1:
                 return False
             if users[0].op == "output":
-                return bool(_shape(node)) and len(_shape(node)) == 2
+                return len(_shape(node)) == 2
             if not self._take(users[0], node):
                 return False
             node = users[0]

@@ -180,10 +180,9 @@ def einsum(call: Call) -> Value:
     equation = str(call["equation"]).replace(" ", "")
     operands: list[Value] = list(call["tensors"])
     left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "." in equation or not right or any(len(t) != len(v.axes) for t, v in zip(terms, operands, strict=True)):
+    if "." in equation or not right:
         return _einsum_by_hand(call, equation, operands)
-    return _einsum(call, terms, right, operands)
+    return _einsum(call, left.split(","), right, operands)
 
 
 def _einsum_by_hand(call: Call, equation: str, operands: list[Value]) -> Value:

@@ -139,14 +139,18 @@ def glu(call: Call) -> Value:
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 def made_like(call: Call) -> Value:
-    return Value(call["self"].axes, zero=op_name(call.node) == "zeros_like")
+    return Value(call["self"].axes, zero=op_name(call.node) in NOTHING)
 
 
-@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full")
+NOTHING = {"zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like"}
+"""Ops that make zeros, or room of which nothing is read before it is written."""
+
+
+@rule("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty")
 def made(call: Call) -> Value:
     """A tensor made in the forward pass takes the size that it is used with, as far as an attribute holds it."""
     axes = tuple(Atom(s) if s > 1 else fixed(s) for s in call.shape)
-    return Value(axes, zero=op_name(call.node) in {"zeros", "new_zeros"})
+    return Value(axes, zero=op_name(call.node) in NOTHING)
 
 
 @rule("fill", "zero")

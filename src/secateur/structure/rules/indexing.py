@@ -119,13 +119,16 @@ def masked_scatter(call: Call) -> Value | list[Value]:
         return freeze_all(call, "written where a mask says")
     call.freeze(*x.axes[:-1], *source.axes[:-1], *mask.axes[:-1], because="written where a mask says")
     call.unify(x.axes[-1], source.axes[-1])
-    call.unify(x.axes[-1], mask.axes[-1])
+    if mask.axes[-1].size > 1:
+        call.unify(x.axes[-1], mask.axes[-1])
     return Value(x.axes, x.zero and source.zero)
 
 
 def _same_along_rows(call: Call) -> bool:
-    """Whether the mask was repeated along its last dimension."""
+    """Whether the mask is repeated along its last dimension, here or where it was made."""
     node: Any = call.node.args[1]
+    if call["mask"].axes[-1].size == 1:
+        return True
     while isinstance(node, Node) and op_name(node) in {"_to_copy", "to", "clone", "contiguous", "detach"}:
         node = node.args[0]
     if not isinstance(node, Node) or op_name(node) not in {"expand", "expand_as", "broadcast_to"}:

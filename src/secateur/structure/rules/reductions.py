@@ -205,8 +205,9 @@ def pool(call: Call) -> Value | list[Value]:
     count = next(k for k in (1, 2, 3) if f"{k}d" in op_name(call.node))
     call.freeze(*x.axes[-count:], because="pooled over")
     outputs = [
-        Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero)
-        for shape in output_shapes(call.node)
+        # The places of maxima, which come second, are any where all is zero.
+        Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero and not places)
+        for places, shape in enumerate(output_shapes(call.node))
     ]
     return outputs if isinstance(call.node.meta.get("val"), (tuple, list)) else outputs[0]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from secateur.structure.axes import Axis, fixed, freeze, is_fixed, unify
+from secateur.structure.carriers import Dimension
 from secateur.structure.trace import where
 
 __all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "output_shapes", "rule", "shape_of"]
@@ -47,6 +48,7 @@ class Ties:
         unmasked: parameters' dimensions that masking leaves as they are, as another tensor makes their units zero.
         units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
         aligned: axes that an op takes at multiples of a size alone, with that multiple.
+        counted: dimensions whose size the code has from a module or from a tensor, and not as a number written in it.
     """
 
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Ties:
     units: list[tuple[Axis, str]] = field(default_factory=list)
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     aligned: list[tuple[Axis, int]] = field(default_factory=list)
+    counted: frozenset[Dimension] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,11 @@ class Call:
     def shape(self) -> tuple[int, ...]:
         """The shape of the (first) output."""
         return shape_of(self.node)
+
+    def is_counted(self, dim: int) -> bool:
+        """Whether the code has the size of this dimension of the output from a module or from a tensor."""
+        stack = list((self.node.meta.get("nn_module_stack") or {}).values())
+        return Dimension(stack[-1][0] if stack else "", self.shape, dim) in self.ties.counted
 
     def values(self) -> list[Value]:
         """Every tensor among the arguments."""

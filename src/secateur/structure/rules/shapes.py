@@ -142,14 +142,21 @@ def _grew(x: Value, shape: Sequence[int], extra: int) -> list[bool]:
 
 @rule("repeat", "tile")
 def repeat(call: Call) -> Value:
+    """What a number in the code repeats stays so; one entry that an attribute or a shape repeats is as when it is expanded.
+
+    Along the first dimension one entry may be the one sample of the example, and more samples stand otherwise between heads.
+    """
     x: Value = call["self"]
-    extra = len(call.shape) - len(x.axes)
+    extra, zero = len(call.shape) - len(x.axes), x.zero
     axes: list[Axis] = []
     for dim, size in enumerate(call.shape):
         old = x.axes[dim - extra] if dim >= extra else fixed(1)
         times = size // old.size if old.size else 0
-        axes.append(old if times == 1 else product(fixed(times, f"repeated at {call.reason}"), old))
-    return Value(tuple(axes), x.zero)
+        spread = dim > 0 and old.size == 1 < times and call.is_counted(dim)
+        added = Atom(times) if spread else fixed(times, f"repeated at {call.reason}")
+        axes.append(old if times == 1 else product(added, old))
+        zero = zero and not spread
+    return Value(tuple(axes), zero)
 
 
 @rule("repeat_interleave")

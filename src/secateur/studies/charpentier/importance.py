@@ -158,16 +158,17 @@ def _units(part: Part) -> DataFrame:
         for name in cell["labels"]:
             values: dict[str, Any] = {key: tensors[f"{key}.{name}"].numpy() for key in ("change", "error", "test")}
             label = [LABELS[at] for at in tensors[f"label.{name}"].tolist()]
-            values |= {"practical": practical[name], "times the images": images[name].numpy()}
+            values |= {"practical": practical[name], "times the images": images[name].numpy() / cell["images"]}
             rows.append(pandas.DataFrame({"seed": cell["seed"], "site": name, "label": label, **values}))
     return pandas.concat(rows, ignore_index=True)
 
 
 def _worth(cell: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> UnitWorth:
-    """The changes as they were stored, as of one image: what `images` says is how many times as many would decide."""
+    """The changes as they were stored."""
     nothing = torch.zeros(0)
     worth = UnitWorth(
-        Base(cell["train_loss"], nan, nothing, 1, nothing), {n: tensors[f"change.{n}"] for n in cell["labels"]}
+        Base(cell["train_loss"], nan, nothing, cell["images"], nothing),
+        {n: tensors[f"change.{n}"] for n in cell["labels"]},
     )
     worth.error = {name: tensors[f"error.{name}"] for name in cell["labels"]}
     return worth

@@ -19,8 +19,8 @@ from secateur.randomness import private_draws
 from secateur.selection import Scope, select
 from secateur.structure import channels, cut, mask, weights
 from secateur.structure.difference import difference
-from secateur.studies.comparison.grid import cell_of, check_methods, speed
-from secateur.studies.comparison.options import METHODS
+from secateur.studies.comparison.grid import cell_of, check_methods, check_shown, speed, unpruned_cells
+from secateur.studies.comparison.options import METHODS, check_used
 from secateur.studies.kit.networks import bases, example, fit_and_rate, loss_of, network, quality, size, split
 from secateur.types import CutError, Keep, Sites
 
@@ -36,16 +36,20 @@ INIT = "xavier-uniform"
 def cells(study: str, settled: Mapping[str, Json]) -> list[Cell]:
     """Return one training cell a seed, and one pruning cell for each method and sparsity on each trained network.
 
-    After them stand the controls: where `dense` asks for it, one network from scratch for each cut one.
+    After them stand the controls: unpruned networks fine-tuned as long as pruned ones, and where `dense` asks for it,
+    one network from scratch for each cut one.
 
     Raises:
         InputError, UnknownNameError: there is no such data set, network or option of it.
     """
     methods = check_methods(study, settled)
+    check_used(study, settled)
+    check_shown(study, settled)
     pruned: list[Cell] = []
     controls: list[Cell] = []
     for base in bases(study, settled):
         pruned.append(base)
+        controls += unpruned_cells(base, methods)
         for (label, method), sparsity in product(methods.items(), settled["sparsities"]):
             choice = {"method": label, "sparsity": sparsity}
             keys = {key: settled[key] for key in ("minimum", "output")}

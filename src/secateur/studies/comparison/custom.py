@@ -12,8 +12,8 @@ from secateur.lab.plan import toml
 from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Study
 from secateur.studies.comparison.declare import comparison
-from secateur.studies.comparison.grid import check_methods
-from secateur.studies.comparison.options import OPTIONS
+from secateur.studies.comparison.grid import check_methods, check_shown
+from secateur.studies.comparison.options import OPTIONS, check_used
 from secateur.studies.kit import networks
 from secateur.types import InputError, SecateurError, unknown_name
 
@@ -62,6 +62,8 @@ def from_toml(path: str | Path, reserved: Container[str] = ()) -> Study:
         OPTIONS.check(f"study {values['name']!r}", defaults)
         networks.check(defaults)
         check_methods(values["name"], defaults)
+        check_used(values["name"], defaults, options)
+        check_shown(values["name"], defaults)
     except SecateurError as error:
         raise type(error)(f"{file}: {error}") from error
     title = values.get("title", f"A comparison of prunings: {values['name']}")

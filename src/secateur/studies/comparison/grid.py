@@ -22,13 +22,14 @@ from secateur.result import Result
 from secateur.selection import select
 from secateur.structure import channels, mask, weights
 from secateur.structure.difference import difference
-from secateur.studies.comparison.options import ONE_SHOT, SOLVED, Pruning, methods_of
+from secateur.studies.comparison.options import ONE_SHOT, OPTIONS, SOLVED, Pruning, methods_of
 from secateur.studies.kit import networks
 from secateur.studies.kit.making import MOVEMENT, criterion, made, solver
+from secateur.studies.kit.parts import UNPRUNED
 from secateur.train import HoldZeros, fit
 from secateur.types import Criterion, InputError, Keep, SecateurError, Sites
 
-__all__ = ["cell_of", "check_methods", "method_cell", "speed"]
+__all__ = ["cell_of", "check_methods", "check_shown", "method_cell", "speed", "unpruned_cells"]
 
 BATCHES = (1, 256)
 """The batch sizes at which latency is measured."""
@@ -51,11 +52,29 @@ def check_methods(study: str, settled: Mapping[str, Json]) -> dict[str, Pruning]
         raise InputError(f"study {study!r}: methods is []; give one or more, or criteria, or a solver")
     for method in methods.values():
         if method.criterion != "magnitude" and (method.criterion or method.solver):
-            _try(method)
+            _try(method, settled["minimum"])
     return methods
 
 
-def _try(method: Pruning) -> None:
+def check_shown(study: str, settled: Mapping[str, Json]) -> None:
+    """Refuse to show criteria more images than there are to train on; the default takes what there is.
+
+    Raises:
+        InputError: the error says how many there are.
+    """
+    shown = settled["shown"]
+    if shown == OPTIONS["shown"]:
+        return
+    for single in networks.singles(settled):
+        count = networks.training_count(single, shown)
+        if shown > count:
+            raise InputError(
+                f"study {study!r}: shown is {shown:,}, but {single['data']} has {count:,} images to train on; give at most "
+                f"{count:,}"
+            )
+
+
+def _try(method: Pruning, minimum: int) -> None:
     """Prune a toy of a few weights: what cannot be done to that cannot be done to a network."""
     if method.schedule not in SCHEDULES and ":" not in method.schedule:
         check_name("schedule", method.schedule, SCHEDULES)
@@ -66,7 +85,10 @@ def _try(method: Pruning) -> None:
     toy, samples = _toy()
     sites = channels(toy, samples[0][:1]) if method.unit == "channels" else weights(toy)
     try:
-        _remove(method, toy, sites, samples, 0.5, {"seed": 0, "minimum": 1, "loss": networks.PLAIN, "train": None})
+        # One shot may empty a layer, and its zeros are rated; a schedule's steps may not, whatever the network.
+        least = minimum if method.schedule != ONE_SHOT else 1
+        ways = {"seed": 0, "minimum": min(least, 1), "loss": networks.PLAIN, "train": None}
+        _remove(method, toy, sites, samples, 0.5, ways)
     except SecateurError as error:
         raise type(error)(f"{method.label} cannot be compared: {error}") from error
     except Exception as error:
@@ -206,6 +228,27 @@ def speed(compared: Mapping[str, nn.Module], image: torch.Tensor) -> dict[str, J
             if name != "unpruned":
                 result[f"speedup_{name}_{batch}"] = timed.speedups[name].median
     return result
+
+
+def unpruned_cell(context: Context) -> Outcome:
+    """Train an unpruned network further, as long as pruned ones are fine-tuned, and rate it: what those are held against."""
+    model, recipe = networks.network(context)
+    method, loss = Pruning(finetune=context["finetune"]), networks.loss_of(recipe)
+    tuning = {"batch_size": recipe["batch_size"], "seed": context["seed"], "loss": loss}
+    for _ in range(context["rounds"]):
+        _tune(method, networks.split(context, recipe, "train"), tuning, model, {})
+    return Outcome(networks.quality(model, networks.split(context, recipe, "test"), loss=loss))
+
+
+def unpruned_cells(base: Cell, methods: Mapping[str, Pruning]) -> list[Cell]:
+    """Return a cell for each length of fine-tuning: the unpruned network, trained as long."""
+    tuned = {method.unpruned: method for method in methods.values() if method.finetune}
+    return [
+        base.then(
+            UNPRUNED, unpruned_cell, {"finetune": method.finetune, "rounds": method.rounds}, lookup={"method": name}
+        )
+        for name, method in tuned.items()
+    ]
 
 
 def cell_of(base: Cell, method: Pruning, sparsity: float, settled: Mapping[str, Json]) -> Cell:

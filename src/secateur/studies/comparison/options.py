@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 
+from secateur.criteria import entry
 from secateur.lab.plan.options import Option, Options
 from secateur.lab.plan.recipe import Json
 from secateur.studies.kit import networks
+from secateur.studies.kit.making import MOVEMENT
+from secateur.studies.kit.parts import UNPRUNED
+from secateur.types import InputError
 
-__all__ = ["METHODS", "ONE_SHOT", "OPTIONS", "Pruning", "methods_of"]
+__all__ = ["METHODS", "ONE_SHOT", "OPTIONS", "Pruning", "check_used", "methods_of"]
 
 ONE_SHOT = "one-shot"
 
@@ -55,6 +59,23 @@ class Pruning:
     def is_random(self) -> bool:
         """Whether chance chooses, so that it is a control of others."""
         return self.criterion == "random"
+
+    @property
+    def rounds(self) -> int:
+        """How often it is fine-tuned: once, or after each step of a schedule."""
+        return self.steps if self.finetune and self.schedule != ONE_SHOT else min(self.finetune, 1)
+
+    @property
+    def unpruned(self) -> str:
+        """What the unpruned network is called that was trained as long, and it is held against.
+
+        >>> Pruning("channels", "l2").unpruned, Pruning("channels", "l2", schedule="iterative", steps=4, finetune=2).unpruned
+        ('unpruned', 'unpruned, tuned 4 × 2 epochs')
+        """
+        if not self.finetune:
+            return UNPRUNED
+        times = f"{self.rounds} × " if self.rounds > 1 else ""
+        return f"{UNPRUNED}, tuned {times}{self.finetune} epoch{'s' if self.finetune > 1 else ''}"
 
     @property
     def parameters(self) -> dict[str, Json]:
@@ -116,6 +137,51 @@ def methods_of(settled: Mapping[str, Json]) -> dict[str, Pruning]:
     """
     grid = [*_by_criteria(settled), *_by_solvers(settled)]
     return {**{name: METHODS[name] for name in settled["methods"]}, **{method.label: method for method in grid}}
+
+
+def check_used(study: str, settled: Mapping[str, Json], keys: Iterable[str] | None = None) -> None:
+    """Refuse options that change nothing, as the methods are.
+
+    Args:
+        study: the study's name.
+        settled: its options.
+        keys: those that were given; None: those that are not at their defaults.
+
+    Raises:
+        InputError: nothing uses one of them; the error says what would.
+
+    >>> check_used("mine", dict(OPTIONS) | {"criteria": ["l2"], "steps": 8})
+    Traceback (most recent call last):
+    ...
+    secateur.types.InputError: study 'mine': steps is 8, but nothing uses it; give a schedule, such as "iterative", or leave it out
+    """
+    given = set(keys) if keys is not None else {key for key in _USED_BY if settled[key] != OPTIONS[key]}
+    methods = methods_of(settled)
+    for key, (uses, remedy) in _USED_BY.items():
+        if key in given and not any(uses(label, method) for label, method in methods.items()):
+            raise InputError(
+                f"study {study!r}: {key} is {settled[key]}, but nothing uses it; give {remedy}, or leave it out"
+            )
+
+
+def _looks(label: str, method: Pruning) -> bool:
+    """Whether a method may look at training images."""
+    if label in METHODS:
+        return False
+    name = method.criterion or method.solver
+    scheduled = ":" in method.schedule
+    return bool(method.solver) or scheduled or ":" in name or name == MOVEMENT or entry(name).needs_data
+
+
+_USED_BY: Mapping[str, tuple[Callable[[str, Pruning], bool], str]] = {
+    "steps": (lambda _, method: method.schedule != ONE_SHOT, 'a schedule, such as "iterative"'),
+    "schedule": (lambda label, method: label not in METHODS and bool(method.criterion), "criteria"),
+    "scope": (lambda label, method: label not in METHODS and bool(method.criterion), "criteria"),
+    "unit": (lambda label, method: label not in METHODS and method.solver not in SOLVED, "criteria"),
+    "finetune": (lambda label, _: label not in METHODS, "criteria or a solver"),
+    "shown": (_looks, "criteria that look at data, or a solver"),
+}
+"""Option → which methods it changes, and what would give it a use."""
 
 
 def _by_criteria(settled: Mapping[str, Json]) -> Iterator[Pruning]:

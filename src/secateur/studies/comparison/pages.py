@@ -11,13 +11,14 @@ from secateur.lab.show.blocks import Block, Column, Section, Table
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.judgement import areas, front, judged
 from secateur.lab.show.published import Published
-from secateur.lab.show.sections import mean, pick, sweep, sweep_table, trade_offs, training
+from secateur.lab.show.sections import mean, pick, several, sweep, sweep_table, trade_offs, training
+from secateur.lab.show.shares import ASKED
 from secateur.lab.show.style import Style, styles
 from secateur.lab.show.words import file_name, percent
 from secateur.studies.comparison.options import METHODS, Pruning, methods_of
-from secateur.studies.comparison.words import method_caption
+from secateur.studies.comparison.words import beside, method_caption
 from secateur.studies.kit.grouped import Mean, grouped, means
-from secateur.studies.kit.parts import Part
+from secateur.studies.kit.parts import UNPRUNED, Part
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,25 +64,29 @@ def _overview(part: Part) -> Table:
         Mean(lambda rows: mean(rows, "bytes") / 1000, Column("kilobytes", format=",.0f")),
         Mean("speedup", Column("speedup", format=".2f")),
     ]
-    rows = [["unpruned", *means(part.trained.assign(speedup=1.0), columns)]]
-    sparsities = set(part.pruned["sparsity"]) & {0.5, 0.8} or sorted(set(part.pruned["sparsity"]))[:3]
+    rows = [[name, *means(runs.assign(speedup=1.0), columns)] for name, runs in part.unpruned.items()]
+    asked = sorted(set(part.pruned[ASKED]))
     for name, method in _methods(part).items():
-        for sparsity in sorted(sparsities):
-            runs = pick(part.pruned, method=name, sparsity=sparsity)
+        for sparsity in sorted(set(asked) & {0.5, 0.8}) or asked[:3]:
+            runs = part.pruned[(part.pruned["method"] == name) & (part.pruned[ASKED] == sparsity)]
             if len(runs):
-                label, runs = _as_used(name, method, sparsity, runs)
+                label, runs = _as_used(name, method, runs["sparsity"].iloc[0], runs)
                 rows.append([label, *means(runs, columns)])
     units = {method.unit for method in _methods(part).values()}
     pruned = [
         *(["networks with weights pruned (zeros in the same shapes)"] if "weights" in units else []),
-        *(["networks really cut"] if "channels" in units else []),
+        *(["networks really cut"] if len(_cut(part.pruned)) else []),
+        *(["networks of which no channel was cut"] if "channels" in units and not len(_cut(part.pruned)) else []),
     ]
-    caption = f"The unpruned networks, {' and '.join(pruned)}; means, {_retraining(part)}. Speedup at batch 256."
+    over = "means, " if several(part.pruned) else ""
+    caption = f"The unpruned networks, {' and '.join(pruned)}; {over}{_retraining(part)}. Speedup at batch 256."
     headings = [Column("network"), *(column.column for column in columns)]
     return Table("overview", caption, headings, rows, part.basis(part.pruned))
 
 
 def _retraining(part: Part) -> str:
+    if all(method.finetune for method in _methods(part).values()):
+        return "fine-tuned"
     return "fine-tuned where its name says so" if any(m.finetune for m in _methods(part).values()) else "no retraining"
 
 
@@ -102,10 +107,20 @@ def _cut(rows: DataFrame) -> DataFrame:
 
 
 def _damage(part: Part, published: Published) -> Section:
-    base = {name: mean(part.trained, name) for name in ("accuracy", "loss")}
-    how = _retraining(part)
-    look = _look(part)
-    blocks = sweep(part.pruned, base, part.basis(part.pruned), look=look, published=published, training=how)
+    unpruned = {name: {key: mean(rows, key) for key in ("accuracy", "loss")} for name, rows in part.unpruned.items()}
+    unpruned = unpruned or {UNPRUNED: {"accuracy": nan, "loss": nan}}
+    beside = {
+        label: name if (name := method.unpruned) in unpruned else UNPRUNED for label, method in _methods(part).items()
+    }
+    blocks = sweep(
+        part.pruned,
+        unpruned,
+        part.basis(part.pruned),
+        look=_look(part),
+        beside=beside,
+        published=published,
+        training=_retraining(part),
+    )
     for label, method in _methods(part).items():
         rows = pick(part.pruned, method=label)
         theirs = published.points.get(label)
@@ -161,7 +176,9 @@ def _gain(part: Part) -> Section:
     }
     basis = part.origins.of(cut, f"test set of {part.data}", having="cut_parameters")
     caption = "Points say which part of the neurons was cut."
-    blocks += trade_offs(cost, axes, mean(trained, "accuracy"), basis, look=_look(part), caption=caption)
+    lines = {method.unpruned for label, method in _methods(part).items() if label in set(cost["method"])}
+    unpruned = part.unpruned.get(lines.pop(), trained) if len(lines) == 1 else trained
+    blocks += trade_offs(cost, axes, mean(unpruned, "accuracy"), basis, look=_look(part), caption=caption)
     return Section("What cutting gains", blocks)
 
 
@@ -170,21 +187,22 @@ def _from_scratch(part: Part) -> list[Block]:
     dense = part.kind("dense")
     if "accuracy" not in dense:
         return []
-    cut = part.pruned.set_index(["method", "sparsity", "seed"])["accuracy"].rename("cut")
-    rows = dense.join(cut, on=["method", "sparsity", "seed"])
-    rows = rows.assign(base=rows["seed"].map(part.trained.set_index("seed")["accuracy"]))
+    cut = part.pruned.set_index(["method", ASKED, "seed"])[["accuracy", "sparsity"]]
+    cut = cut.rename(columns={"accuracy": "cut", "sparsity": "removed"})
+    rows = dense.rename(columns={"sparsity": ASKED}).join(cut, on=["method", ASKED, "seed"])
+    rows = rows.assign(sparsity=rows["removed"].fillna(rows[ASKED]), base=beside(part, rows))
     rows = rows[rows["accuracy"].notna()]
     columns = [
         Mean("parameters", Column("parameters", format=",.0f")),
         Mean("base", Column("unpruned", format=".4f")),
-        Mean("cut", Column("cut, not retrained", format=".4f")),
+        Mean("cut", Column(_cut_how(part), format=".4f")),
         Mean("accuracy", Column("small, from scratch", format=".4f")),
         Mean(_gap("cut"), Column("scratch − cut", "points", format="+.2f"), "95 %"),
         Mean(_gap("base"), Column("scratch − unpruned", "points", format="+.2f"), "95 % of it"),
     ]
     caption = (
         "The control: networks of the cut networks' widths, trained from scratch as long as the large ones, with seeds of "
-        "their own (Liu et al., 2019). The cut networks were not retrained. Differences are paired by seed."
+        "their own (Liu et al., 2019). Differences are paired by seed."
     )
     words = (
         "A cut is worth its trouble only where the small network could not simply have been trained: so each cut network "
@@ -193,6 +211,11 @@ def _from_scratch(part: Part) -> list[Block]:
     groups = {"method": Column("method"), "sparsity": Column("removed", format=".0%")}
     table = grouped(rows, "from-scratch", caption, groups, columns, part.basis(dense))
     return [words, table] if table.rows else []
+
+
+def _cut_how(part: Part) -> str:
+    tuned = any(method.finetune for method in _methods(part).values())
+    return f"cut, {_retraining(part)}" if tuned else "cut, not retrained"
 
 
 def _gap(key: str) -> Callable[[DataFrame], Any]:
@@ -218,8 +241,10 @@ def _gain_table(part: Part, method: str) -> Table:
         Mean(lambda rows: f"{len(_cut(rows))} of {len(rows)}", Column("networks cut")),
     ]
     rows = pick(part.pruned, method=method)
+    how = f"{method.capitalize()} pruning" if method in METHODS else f"Channels removed by {method}"
+    over = "means over the networks that could be" if several(rows) else "the network, where it could be"
     caption = (
-        f"{method.capitalize()} pruning, really cut: means over the networks that could be. Where a layer lost all its "
+        f"{how}, really cut: {over}. Where a layer lost all its "
         "neurons nothing is left to cut (the network is constant). Speedup is unpruned ÷ pruned time, measured in turns "
         "in one run at one thread."
     )
@@ -240,8 +265,12 @@ def _classes(part: Part) -> Section:
     methods = _methods(part)
     usual = next((name for name, m in methods.items() if m.unit == "channels" and not m.is_random), next(iter(methods)))
     method = "neuron" if "neuron" in methods else usual
-    blocks = class_damage(part.trained, part.pruned, part.classes, method=method, basis=part.basis(part.pruned))
-    return Section("Which classes a cut hurts", blocks)
+    # Only those that are held against the same networks, and of which something was removed.
+    alike = [label for label, other in methods.items() if other.unpruned == methods[method].unpruned]
+    rows = part.pruned[part.pruned["method"].isin(alike) & (part.pruned["sparsity"] > 0)]
+    before = part.unpruned.get(methods[method].unpruned, part.trained)
+    blocks = class_damage(before, rows, part.classes, method=method, basis=part.basis(rows)) if len(rows) else []
+    return Section("Which classes a cut hurts", blocks or ["Nothing was removed, or no classes were told apart."])
 
 
 def _methods(part: Part) -> dict[str, Pruning]:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
 from typing import TYPE_CHECKING
 
 from secateur.data import is_local
+from secateur.files import require
 from secateur.lab.plan.study import Results
 from secateur.lab.show.blocks import Card
-from secateur.lab.show.sections import interval, mean, mean_card, pick
+from secateur.lab.show.sections import interval, mean, mean_card, pick, several
+from secateur.lab.show.shares import ASKED
 from secateur.lab.show.stats.columns import SHARE, range_of
-from secateur.lab.show.words import formatted, percent
+from secateur.lab.show.words import counted, formatted, percent
 from secateur.studies.comparison.options import METHODS, ONE_SHOT, Pruning, methods_of
 from secateur.studies.kit.networks import grid
-from secateur.studies.kit.parts import Part
+from secateur.studies.kit.parts import UNPRUNED, Part
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 _NAMED = (
     "Weight pruning pools the entries of the hidden layers' weight matrices. Neuron pruning ranks the hidden neurons by the L2 norm "
     "of their incoming weights; the output layer is kept. Random pruning is the control: the same numbers, chosen blindly."
 )
 
-__all__ = ["cards", "method_caption", "notes", "words"]
+__all__ = ["beside", "cards", "method_caption", "notes", "words"]
 
 
 def words(part: Part) -> list[str]:
@@ -32,42 +35,82 @@ def words(part: Part) -> list[str]:
     if not len(pruned):
         return []
     return [
-        *_cost(part.trained, pruned, methods_of(part.options)),
+        *_untuned(part),
+        *_cost(part, methods_of(part.options)),
         _really_cut(pruned),
-        *_from_scratch(pruned, part.kind("dense")),
+        *_from_scratch(part),
     ]
 
 
-def _cost(trained: DataFrame, pruned: DataFrame, methods: Mapping[str, Pruning]) -> list[str]:
+def beside(part: Part, rows: DataFrame) -> Series[float]:
+    """Return, for each row of pruned networks, the accuracy of the unpruned one of its seed that was trained as long."""
+    methods, unpruned = methods_of(part.options), part.unpruned
+    accuracies = {name: frame.set_index("seed")["accuracy"] for name, frame in unpruned.items()}
+    names = [methods[label].unpruned for label in rows["method"]]
+    values = [
+        accuracies.get(name, accuracies.get(UNPRUNED, {})).get(seed, nan)
+        for name, seed in zip(names, rows["seed"], strict=True)
+    ]
+    series: Series[float] = require("pandas", "lab").Series(values, index=rows.index, dtype=float)
+    return series
+
+
+def _untuned(part: Part) -> list[str]:
+    """The warning that networks were fine-tuned and what they are held against was not."""
+    methods, unpruned = methods_of(part.options), part.unpruned
+    alone = [label for label in dict.fromkeys(part.pruned["method"]) if methods[label].unpruned not in unpruned]
+    if not alone or not unpruned:
+        return []
+    return [
+        f"WARNING: {', '.join(alone)}: these networks were fine-tuned, the unpruned ones were not, so their difference "
+        "includes what fine-tuning does; run the study again, which trains unpruned ones as long."
+    ]
+
+
+def _cost(part: Part, methods: Mapping[str, Pruning]) -> list[str]:
+    trained, pruned = part.trained, part.pruned
     if not len(trained):
         return ["The unpruned networks are not there, so nothing can be said of what pruning costs."]
-    base = mean(trained, "accuracy")
+    average = "a mean" if several(trained) else "a"
     sentences = [
-        f"Unpruned, the networks reach a mean test accuracy of {formatted(base, '.4f')} (loss {formatted(mean(trained, 'loss'), '.4f')})."
+        f"{name.capitalize()}, the network{'s reach' if len(rows) > 1 else ' reaches'} {average} test accuracy of "
+        f"{formatted(mean(rows, 'accuracy'), '.4f')} (loss {formatted(mean(rows, 'loss'), '.4f')})."
+        for name, rows in part.unpruned.items()
     ]
     for label, method in methods.items():
         if label not in set(pruned["method"]) or (label in METHODS and label not in ("weight", "neuron")):
             continue
+        base = mean(part.unpruned.get(method.unpruned, trained), "accuracy")
         means = pick(pruned, method=label).groupby("sparsity")["accuracy"].mean()
+        means = means[means.index > 0]
+        if not len(means):
+            sentences.append(f"{label} removed nothing, so nothing can be said of what it costs.")
+            continue
         cheap = means[(means >= base - 0.01).cummin()]  # as far as no smaller part costs more
         removal = (
             f"Removing {label}s by magnitude, globally and without retraining,"
             if label in METHODS
-            else f"Removing {'weights' if method.unit == 'weights' else 'channels'} by {label}, {_trained_after(method)},"
+            else f"Removing {'weights' if method.unit == 'weights' else 'channels'} by {label}"
+            f"{'' if method.finetune else ', not retrained,'}"
         )
         cost = f"at most one point up to {percent(cheap.index.max())} of them" if len(cheap) else "more than one point"
         sentences.append(f"{removal} costs {cost}{'' if len(cheap) else ' at every sparsity tried'}.")
     return [" ".join(sentences)]
 
 
-def _from_scratch(pruned: DataFrame, dense: DataFrame) -> list[str]:
+def _from_scratch(part: Part) -> list[str]:
+    pruned, dense, methods = part.pruned, part.kind("dense"), methods_of(part.options)
     if not len(dense) or "accuracy" not in dense:
         return []
-    parts = [
-        f"{formatted(mean(rows, 'accuracy'), '.4f')} at the widths of {method} with {percent(sparsity)} removed "
-        f"(cut and not retrained: {formatted(mean(pick(pruned, method=method, sparsity=sparsity), 'accuracy'), '.4f')})"
-        for (method, sparsity), rows in dense[dense["accuracy"].notna()].groupby(["method", "sparsity"], sort=False)
-    ]
+    parts = []
+    for (method, asked), rows in dense[dense["accuracy"].notna()].groupby(["method", "sparsity"], sort=False):
+        cut = pick(pruned, **{"method": method, ASKED: asked})
+        removed = percent(cut["sparsity"].iloc[0] if len(cut) else asked)
+        how = "fine-tuned" if methods[method].finetune else "not retrained"
+        parts.append(
+            f"{formatted(mean(rows, 'accuracy'), '.4f')} at the widths of {method} with {removed} removed "
+            f"(cut and {how}: {formatted(mean(cut, 'accuracy'), '.4f')})"
+        )
     text = f"Small networks that were trained from scratch, as long as the large ones, reach {'; '.join(parts)}."
     return [text] if parts else []
 
@@ -77,11 +120,11 @@ def _really_cut(pruned: DataFrame) -> str:
         return ""
     really = pruned[pruned["cut_parameters"].notna()]
     half = pick(really, method="neuron", sparsity=0.5)
-    text = f"{len(really)} networks that lost channels were really cut"
+    text = f"{counted(len(really), 'network')} that lost channels {'was' if len(really) == 1 else 'were'} really cut"
     if "cut_difference" in really:
         text += (
-            "; on all test images they differ from the masked ones by at most "
-            f"{formatted(float(really['cut_difference'].max()), '.1e')} (relative)"
+            f"; on all test images {'it differs' if len(really) == 1 else 'they differ'} from the masked "
+            f"{'one' if len(really) == 1 else 'ones'} by at most {formatted(float(really['cut_difference'].max()), '.1e')} (relative)"
         )
     text += "."
     if len(half):
@@ -95,22 +138,21 @@ def _really_cut(pruned: DataFrame) -> str:
 
 def cards(part: Part) -> list[Card]:
     """Return the accuracy of the unpruned networks, and what removing half costs by two methods, paired by seed."""
-    trained, pruned = part.trained, part.pruned
+    pruned = part.pruned
     if not len(pruned):
         return []
     heads = []
-    if len(trained):
-        note = f"test set, {len(trained)} seed{'s' * (len(trained) > 1)}"
-        heads.append(mean_card("unpruned accuracy", trained["accuracy"], note, within=SHARE))
-    sparsities = sorted(set(pruned["sparsity"]))
+    for name, rows in part.unpruned.items():
+        note = f"test set, {counted(len(rows), 'seed')}"
+        heads.append(mean_card(name.replace(UNPRUNED, f"{UNPRUNED} accuracy", 1), rows["accuracy"], note, within=SHARE))
+    sparsities = sorted(set(pruned[ASKED]))
     middle = 0.5 if 0.5 in sparsities else sparsities[len(sparsities) // 2]
     for label, method in _headed(part).items():
-        rows = pick(pruned, method=label, sparsity=middle)
-        changes = 100 * (rows["accuracy"] - rows["seed"].map(trained.set_index("seed")["accuracy"]))
+        rows = pruned[(pruned["method"] == label) & (pruned[ASKED] == middle) & (pruned["sparsity"] > 0)]
+        changes = 100 * (rows["accuracy"] - beside(part, rows))
         if changes.notna().any():
-            title = (
-                f"{percent(middle)} of {label}s removed" if label in METHODS else f"{percent(middle)} removed, {label}"
-            )
+            removed = percent(rows["sparsity"].iloc[0])
+            title = f"{removed} of {label}s removed" if label in METHODS else f"{removed} removed, {label}"
             heads.append(
                 mean_card(title, changes.dropna(), _how(method, rows), shape="+.2f", unit=" points", within=(-100, 100))
             )
@@ -169,7 +211,7 @@ def _pruning(results: Results) -> str:
         return "Pruning follows without retraining."
     return (
         f"Pruning follows; criteria and solvers look at {results.options['shown']} training images, drawn by the seed. What "
-        "is fine-tuned says so in its name."
+        "is fine-tuned says so in its name; it is held against unpruned networks that were fine-tuned as long."
     )
 
 

@@ -55,6 +55,7 @@ __all__ = [
     "taken_options",
     "train_cell",
     "trained",
+    "training_count",
 ]
 
 PLAIN = "cross_entropy"
@@ -160,6 +161,14 @@ def _check_held_out(single: Mapping[str, Json]) -> None:
             f"validation is {validation}, which holds out {held_out:,} of the {count:,} training images of {name}; give a "
             f"count from 1 to {count - 1}, or a fraction such as 0.1"
         )
+
+
+def training_count(single: Mapping[str, Json], enough: int) -> int:
+    """Return how many images are left to train on; those of a folder are counted no further than `enough` needs."""
+    validation = single["validation"] or 0
+    is_part = isinstance(validation, float)
+    count = data.train_count(single["data"], _ENOUGH if is_part else validation + enough + 1)
+    return count - (round(validation * count) if is_part else validation)
 
 
 def layer_sizes(model: str, options: Mapping[str, Json]) -> dict[str, int]:

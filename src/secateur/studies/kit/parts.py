@@ -13,23 +13,26 @@ from secateur.lab.plan.recipe import Json
 from secateur.lab.plan.study import Cell, Publication, Results, Study
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Block, Card, Column, Picture, Section, Table
+from secateur.lab.show.chance import not_learnt
 from secateur.lab.show.class_damage import class_damage
 from secateur.lab.show.origins import Origins
 from secateur.lab.show.report import Report
-from secateur.lab.show.sections import mean, pick, training
+from secateur.lab.show.sections import mean, pick, several, training
+from secateur.lab.show.shares import as_removed, unlike_asked
 from secateur.lab.show.style import styles
-from secateur.lab.show.words import formatted, percent
-from secateur.measure import has_learnt
+from secateur.lab.show.words import counted, formatted
 from secateur.studies.kit.networks import grid, layer_sizes
 from secateur.studies.kit.pictures import kept_picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Part", "class_rows", "class_section", "networks_section", "parts", "report", "study"]
+__all__ = ["UNPRUNED", "Part", "class_rows", "class_section", "networks_section", "parts", "report", "study"]
 
 _PANELS = 2
 """So many networks stand side by side at the head of a page."""
+UNPRUNED = "unpruned"
+"""What the trained networks are called beside pruned ones; those that were trained further have a kind of this name."""
 _WHOLE = ("seed", "n", "draws", "units", "removed")
 
 
@@ -66,8 +69,26 @@ class Part:
 
     @property
     def pruned(self) -> DataFrame:
-        """One row a cut network."""
-        return self.kind("prune")
+        """One row a cut network; ``sparsity`` is the part of the units that was really removed (`as_removed`)."""
+        return as_removed(self.kind("prune"), self._apart)
+
+    @property
+    def unpruned(self) -> dict[str, DataFrame]:
+        """The networks that pruned ones are held against, by what they are called: as trained, and fine-tuned alike."""
+        tuned = self.kind(UNPRUNED)
+        further = {str(name): rows for name, rows in tuned.groupby("method", sort=False)} if len(tuned) else {}
+        return {UNPRUNED: self.trained, **further} if len(self.trained) else further
+
+    @property
+    def unlike_asked(self) -> list[str]:
+        """The sentence that says where something else was removed than was asked for."""
+        rows = self.kind("prune")
+        return unlike_asked(rows, self._apart) if "method" in rows else []
+
+    @property
+    def _apart(self) -> list[str]:
+        """What the recipes tell cells of one sparsity apart by, besides the seed."""
+        return [name for name in self.origins.keys if name not in ("seed", "sparsity")]
 
     @property
     def options(self) -> Mapping[str, Json]:
@@ -216,7 +237,7 @@ def report(
         part_sections += [networks_section(part)] if trained and (len(part.trained) or len(part.kind("load"))) else []
         prefix = f"{part.model} on {part.data}: " if several else ""
         body += [section.within(part.data, part.model) for section in part_sections] if several else part_sections
-        warnings += [f"{prefix}{warning}" for warning in _not_learnt(part)]
+        warnings += [f"{prefix}{warning}" for warning in [*not_learnt(_whole(part)), *part.unlike_asked]]
         summary += [f"{prefix}{sentence}" for sentence in (words(part) if there else ()) if sentence]
         heads += [replace(card, label=f"{prefix}{card.label}") for card in (cards(part) if there else ())]
     how = notes(results) if callable(notes) else _filled(notes, results.options)
@@ -288,15 +309,18 @@ def _lead(parts_: Sequence[Part], rows: Mapping[str, DataFrame]) -> Picture | No
         return None
     panels = dict(list(rows.items())[:_PANELS])
     there_are = {_title(part): part for part in parts_}
-    baselines = {title: mean(there_are[title].trained, "accuracy") for title in panels if len(there_are[title].trained)}
+    baselines = {
+        title: {name: mean(rows_, "accuracy") for name, rows_ in there_are[title].unpruned.items()} for title in panels
+    }
     methods = dict.fromkeys(method for frame in panels.values() for method in frame["method"])
     drawing = figures.accuracy_panels(panels, baselines, look=styles(methods))
-    left = f"; {len(rows) - _PANELS} more networks follow below" if len(rows) > _PANELS else ""
+    left = f"; {counted(len(rows) - _PANELS, 'more network')} below" if len(rows) > _PANELS else ""
     title, frame = next(iter(panels.items()))
     means = frame.groupby(["method", "sparsity"])["accuracy"].mean()
     (method, sparsity), least = means.idxmin(), means.min()
     alt = f"Accuracy by sparsity, one line a method; on {title} it is least with {method} at {100 * sparsity:g} %, {formatted(least, '.4f')}."
-    caption = f"Test accuracy by the part removed: the mean over the networks, and its 95 % interval as a band{left}."
+    drawn = ": the mean over the networks, and its 95 % interval as a band" if several(frame) else ", one run each"
+    caption = f"Test accuracy by the part removed{drawn}{left}."
     both = require("pandas", "lab").concat(
         [
             rows_.assign(network=name)[["network", "method", "sparsity", "seed", "accuracy"]]
@@ -306,21 +330,9 @@ def _lead(parts_: Sequence[Part], rows: Mapping[str, DataFrame]) -> Picture | No
     return Picture("lead", drawing, caption, alt, there_are[title].basis(frame), both)
 
 
-def _not_learnt(part: Part) -> list[str]:
-    """The warning that the unpruned networks answer blindly, so that nothing is learnt from pruning them."""
-    rows = part.trained if len(part.trained) else part.kind("load")
-    if not len(rows) or "class_accuracy" not in rows:
-        return []
-    blind = rows[[not has_learnt(classes) for classes in rows["class_accuracy"]]]
-    if not len(blind):
-        return []
-    low, high = (f"{percent(accuracy, 1)}" for accuracy in (blind["accuracy"].min(), blind["accuracy"].max()))
-    chance = f"{formatted(100 / len(blind['class_accuracy'].iloc[0]), '.1f')} %"
-    return [
-        f"WARNING: {len(blind)} of {len(rows)} unpruned networks have not learnt: their test accuracy is "
-        f"{low if low == high else f'{low} to {high}'}, where blind answers have about {chance}. What pruning does to them "
-        "says nothing of networks that have learnt; see their training below."
-    ]
+def _whole(part: Part) -> DataFrame:
+    """The unpruned networks, trained or loaded."""
+    return part.trained if len(part.trained) else part.kind("load")
 
 
 def networks_section(part: Part) -> Section:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from secateur.files import require
 from secateur.lab.show import figures
 from secateur.lab.show.blocks import Basis, Picture
+from secateur.lab.show.sections import several
 from secateur.lab.show.style import styles
 from secateur.lab.show.words import formatted, percent, points
 
@@ -46,7 +47,8 @@ def kept_picture(rows: DataFrame, sizes: Mapping[str, int], unit: str, basis: Ba
         table, label="Kept (%)", axes_labels=("Layer", ""), show=lambda part: f"{formatted(part, '.0f')}"
     )
     noun = unit or "units"
-    caption = f"What each layer kept of its {noun}, with {percent(middle)} removed in all; means over the networks."
+    over = "; means over the networks" if several(rows) else ""
+    caption = f"What each layer kept of its {noun}, with {percent(middle)} removed in all{over}."
     alt = f"Heat map of methods and layers; least is left of {least[1]} by {least[0]}, {formatted(table.loc[least], '.0f')} %."
     name = f"kept-{unit}" if unit else "kept"
     return Picture(name, drawing, caption, alt, basis, table.reset_index())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from secateur.checks import check_name
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["accuracy_by_sparsity", "accuracy_panels", "loss_by_sparsity", "trade_off"]
 
 _Show = Callable[[float], str]
+Baseline = float | Mapping[str, float] | None
+_DASHES = ((4, 3), (1, 2), (6, 2, 1, 2))
 _HOLLOW: Mapping[str, Any] = {"markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.4}
 
 
@@ -31,7 +34,7 @@ def accuracy_by_sparsity(
     *,
     value: str = "accuracy",
     published: DataFrame | None = None,
-    baseline: float | None = None,
+    baseline: Baseline = None,
     look: Mapping[str, Style] | None = None,
     label: str = "Test accuracy",
     density: bool = False,
@@ -42,7 +45,7 @@ def accuracy_by_sparsity(
         frame: one row a run with the columns ``method``, ``sparsity`` (a fraction) and `value` (a fraction).
         value: the column to draw.
         published: the published points, with the same columns; hollow markers.
-        baseline: the unpruned model's value; a dashed line.
+        baseline: the unpruned model's value, or several by what they are called; dashed lines.
         look: the style of each method (`styles`).
         label: the vertical axis.
         density: draw it over the part that is left, from all of it to the least on a logarithmic axis: for sparsities
@@ -61,13 +64,13 @@ def accuracy_by_sparsity(
 
 
 def accuracy_panels(
-    frames: Mapping[str, DataFrame], baselines: Mapping[str, float], *, look: Mapping[str, Style] | None = None
+    frames: Mapping[str, DataFrame], baselines: Mapping[str, Baseline], *, look: Mapping[str, Style] | None = None
 ) -> Figure:
     """Draw accuracy over sparsity as `accuracy_by_sparsity` does, a panel for each network, with the same axis.
 
     Args:
         frames: title → one row a run with the columns ``method``, ``sparsity`` and ``accuracy``.
-        baselines: title → the unpruned model's accuracy, where it is known.
+        baselines: title → the unpruned model's accuracy, where it is known; several by what they are called.
         look: the style of each method (`styles`).
 
     Raises:
@@ -88,16 +91,15 @@ def accuracy_panels(
             _panel(axes, frame, baselines.get(title), look)
             finish(axes, "Sparsity: part removed (%)", "", percent=True, title=title)
         means = whole.groupby(["panel", "method", "sparsity"])["accuracy"].mean()
-        _limits(panels[0], [means, baselines.values()], logarithmic=False)
+        _limits(panels[0], [means, *(_named(value).values() for value in baselines.values())], logarithmic=False)
         legend(figure, *panels)
     return figure
 
 
-def _panel(axes: Axes, frame: DataFrame, baseline: float | None, look: Mapping[str, Style]) -> None:
+def _panel(axes: Axes, frame: DataFrame, baseline: Baseline, look: Mapping[str, Style]) -> None:
     check(frame, ["method", "sparsity", "accuracy"])
     table = describe(frame, ["method", "sparsity"], ["accuracy"])
-    if baseline is not None:
-        tie("unpruned", axes.axhline(baseline, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="unpruned"))
+    _lines(axes, baseline)
     for method in dict.fromkeys(frame["method"]):
         _band(axes, table[table["method"] == method], "accuracy", method, look[method], percent, density=False)
 
@@ -107,7 +109,7 @@ def loss_by_sparsity(
     *,
     value: str = "loss",
     published: DataFrame | None = None,
-    baseline: float | None = None,
+    baseline: Baseline = None,
     look: Mapping[str, Style] | None = None,
     label: str = "Test loss",
     logarithmic: bool = False,
@@ -180,7 +182,7 @@ def _sweep(
     frame: DataFrame,
     value: str,
     published: DataFrame | None,
-    baseline: float | None,
+    baseline: Baseline,
     look: Mapping[str, Style] | None,
     label: str,
     *,
@@ -194,20 +196,33 @@ def _sweep(
     show = percent if share else number
     with drawing():
         figure, (axes,) = canvas(4.0)
-        if baseline is not None:
-            line = axes.axhline(baseline, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="unpruned")
-            tie("unpruned", line)
+        _lines(axes, baseline)
         for method in dict.fromkeys(frame["method"]):
             _band(axes, table[table["method"] == method], value, method, look[method], show, density=density)
         if published is not None:
             _published(axes, published, value, look, show, density=density)
-        _limits(axes, [table[value], [] if published is None else published[value], [baseline]], logarithmic)
+        _limits(
+            axes, [table[value], [] if published is None else published[value], _named(baseline).values()], logarithmic
+        )
         if density:
             axes.set_xscale("log")
             axes.invert_xaxis()
         finish(axes, "Density: part left (%)" if density else "Sparsity: part removed (%)", label, percent=share)
         legend(figure, axes)
     return figure
+
+
+def _named(baseline: Baseline) -> Mapping[str, float]:
+    """The values of unpruned models by what they are called."""
+    if isinstance(baseline, Mapping):
+        return baseline
+    return {} if baseline is None else {"unpruned": baseline}
+
+
+def _lines(axes: Axes, baseline: Baseline) -> None:
+    """A line across for each unpruned model, each dashed in its own way."""
+    for (name, value), dashes in zip(_named(baseline).items(), cycle(_DASHES)):
+        tie(name, axes.axhline(value, color=MUTED, linestyle=(0, dashes), linewidth=1.2, label=name))
 
 
 def _across(sparsity: Any, density: bool) -> Any:

@@ -1,0 +1,63 @@
+"""Whole numbers that a module holds by name: as attributes, in its config, and in its mappings.
+
+A layer that rearranges by a pattern, such as that of einops, has the lengths of its axes in a mapping.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+__all__ = ["held", "hold", "mapped_numbers"]
+
+INTERNAL = frozenset(vars(nn.Module()))
+
+
+def mapped_numbers(module: nn.Module) -> dict[str, int]:
+    """Return the whole numbers in the mappings of a module, by dotted names.
+
+    >>> layer = nn.Identity()
+    >>> layer.lengths = {"heads": 4, "kind": "row"}
+    >>> mapped_numbers(layer)
+    {'lengths.heads': 4}
+    """
+    mappings = {n: value for n, value in vars(module).items() if type(value) is dict and n not in INTERNAL}
+    return {
+        f"{name}.{key}": number
+        for name, mapping in mappings.items()
+        for key, number in mapping.items()
+        if type(key) is str and type(number) is int
+    }
+
+
+def held(module: nn.Module, name: str) -> Any:
+    """Return what a module holds under a dotted name."""
+    holder, last = _holder(module, name)
+    return holder[last] if isinstance(holder, dict) else getattr(holder, last)
+
+
+def hold(module: nn.Module, name: str, value: Any) -> None:
+    """Let a module hold a value under a dotted name; a list takes the type (tuple, list) of what is there.
+
+    >>> layer = nn.Identity()
+    >>> layer.lengths, layer.pairs = {"heads": 4}, (("heads", 4),)
+    >>> hold(layer, "lengths.heads", 3)
+    >>> layer.pairs
+    (('heads', 3),)
+    """
+    holder, last = _holder(module, name)
+    if not isinstance(holder, dict):
+        setattr(holder, last, type(getattr(holder, last))(value) if isinstance(value, list) else value)
+        return
+    pairs = tuple(holder.items())
+    holder[last] = value
+    for attribute in [n for n, same in vars(module).items() if same == pairs]:  # the mapping once more, in another form
+        setattr(module, attribute, tuple(holder.items()))
+
+
+def _holder(module: nn.Module, name: str) -> tuple[Any, str]:
+    """What holds the last part of a dotted name: the module, a config, or a mapping."""
+    inner, _, last = name.rpartition(".")
+    return (attrgetter(inner)(module) if inner else module), last

@@ -1,0 +1,93 @@
+"""What criteria are by default, and their parts by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from secateur.criteria import CRITERIA, LossChange
+from secateur.criteria.weight_rows import parameters_of
+from secateur.structure import channels, weights
+
+BATCH: dict[str, Any] = {"batch_size": 500}
+LOSS: dict[str, Any] = {**BATCH, "loss": "cross_entropy"}
+WEIGHTS: dict[str, Any] = {"side": "incoming", "reduce": "joint"}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "activation-count": {**BATCH, "threshold": 0.0},
+    "activation-rank": {**BATCH, "reduce": "joint", "at": "map"},
+    "active-fraction": {**BATCH, "threshold": 0.0, "reduce": "joint", "at": "map"},
+    "bn-scale": {"reduce": "mean"},
+    "correlation": {"reduce": "joint"},
+    "energy": {"threshold": 0.01, "bias": True, "relu": False, "channels": "same", "top": 1.0},
+    "fpgm": {"reduce": "joint"},
+    "grasp": {**LOSS, **WEIGHTS, "temperature": 200.0},
+    "hessian-trace": {**LOSS, "seed": 0, "weighted": True, "side": "incoming", "reach": 0.9},
+    "joint-loss-change": {**LOSS, "scope": "global", "minimum": 1, "directions": 64, "seed": 0},
+    "l1": {**WEIGHTS, "p": 2},
+    "l2": {**WEIGHTS, "p": 2},
+    "lamp": {},
+    "linf": {**WEIGHTS, "p": 2},
+    "loss-change": {**LOSS, "progress": False},
+    "mean-activation": {**BATCH, "absolute": True, "reduce": "joint"},
+    "next-layer": LOSS,
+    "obd": {**LOSS, **WEIGHTS, "curvature": "gauss-newton", "probes": 1, "seed": 0},
+    "obs": {**LOSS, "block": 64, "damping": 0.001},
+    "random": {"seed": 0},
+    "reconstruction": BATCH,
+    "second-order": {**LOSS, "curvature": "squared", "seed": 0},
+    "snip": {**LOSS, **WEIGHTS},
+    "synflow": WEIGHTS,
+    "taylor": {**LOSS, "on": "activations", "minibatch": 32},
+    "wanda": {**BATCH, "side": "outgoing", "reduce": "joint"},
+}
+"""What stored scores were computed with; what is None by default is left out."""
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(kind) if field.default not in (MISSING, None)}
+
+
+def test_the_defaults_are_those_of_the_scores_that_are_written_down() -> None:
+    made = {
+        name: entry.make.func if isinstance(entry.make, partial) else entry.make for name, entry in CRITERIA.items()
+    }
+    assert {name: defaults_of(kind) for name, kind in made.items()} == DEFAULTS  # type: ignore[arg-type]
+    assert [entry.make.keywords for entry in CRITERIA.values() if isinstance(entry.make, partial)] == [
+        {"p": 1},
+        {"p": 2},
+        {"p": float("inf")},
+    ]
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(self.b(self.a(x).relu()).relu())
+        return logits
+
+
+@pytest.mark.parametrize("find", [channels, lambda model, _: weights(model)], ids=["channels", "weights"])
+def test_parameters_have_all_their_names(find: Any) -> None:
+    model = Tied()
+    parameters = parameters_of(model, find(model, torch.zeros(1, 4)))
+    assert parameters.keys() == {f"{layer}.{kind}" for layer in ("a", "b", "out") for kind in ("weight", "bias")}
+    assert parameters["b.weight"] is parameters["a.weight"]
+
+
+def test_what_has_no_classes_has_accuracies_of_no_class() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), torch.randn(6, 3)
+    changes = LossChange((x, torch.zeros(6, 1)), mse_loss)(model, channels(model, x))
+    assert changes.base.class_accuracy.shape == changes.base.class_count.shape == (0,)
+    assert changes.class_accuracy["0"].shape == (4, 0)
