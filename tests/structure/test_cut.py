@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import secateur as sc
 import zoo
 from secateur.criteria import Magnitude
 from secateur.selection import select
@@ -565,3 +567,68 @@ def test_an_encoder_takes_a_padding_mask_after_the_cut() -> None:
         torch.testing.assert_close(small(x, mask_), mask(net, sites, keep)(x, mask_))
     assert not small.encoder.use_nested_tensor
     assert net.encoder.use_nested_tensor
+
+
+class ByProducts(torch.nn.Module):
+    """Attention over pairs as graph networks write it: ``(queries * keys).sum(-1)``, over the root of the size."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, 8
+        self.q, self.k, self.v = (torch.nn.Linear(6, heads * 8) for _ in range(3))
+        self.out = torch.nn.Linear(heads * 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (layer(x).view(-1, self.heads, self.width) for layer in (self.q, self.k, self.v))
+        scores = (q * k).sum(-1) / math.sqrt(self.width)
+        made: torch.Tensor = self.out((v * scores.sigmoid()[..., None]).flatten(1))
+        return made
+
+
+def test_a_temperature_of_products_is_no_size_to_cut() -> None:
+    model, x = ByProducts(4).eval(), torch.randn(5, 6)
+    result = sc.prune(model, x, sparsity=0.3, latency=False)
+    assert type(result.model) is ByProducts
+    assert "attention's temperature" in result.report.frozen["q.head_dim"]
+    masked = sc.mask(model, result.sites, result.keep)
+    torch.testing.assert_close(result.model(x), masked(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_no_module_could_lose_a_graph_does() -> None:
+    model, x = ByProducts(1).eval(), torch.randn(5, 6)
+    result = sc.prune(model, x, sparsity=0.3, latency=False)
+    assert result.report.form == "graph"
+    masked = sc.mask(model, result.sites, result.keep)
+    torch.testing.assert_close(result.model(x), masked(x), rtol=1e-5, atol=1e-6)
+
+
+class Reduced(torch.nn.Module):
+    """Keys of fewer places, put back into a shape whose width is read from what the module was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.reduce, self.mix = (
+            torch.nn.Linear(6, 8),
+            torch.nn.Conv1d(8, 8, 2, stride=2),
+            torch.nn.Linear(8, 8),
+        )
+        self.norm, self.up, self.out = torch.nn.LayerNorm(8), torch.nn.Linear(8, 32), torch.nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.stem(x)
+        batch, _, width = h.shape
+        keys = self.reduce(h.transpose(1, 2)).reshape(batch, width, -1).transpose(1, 2)
+        keys = self.norm(keys)
+        made: torch.Tensor = self.out(self.up(h + self.mix(keys).mean(1, keepdim=True)).relu())
+        return made
+
+
+def test_a_width_read_from_a_shape_is_one_with_what_takes_it() -> None:
+    model, x = Reduced().eval(), torch.randn(2, 4, 6)
+    sites = sc.channels(model, x)
+    assert any(
+        {"stem.weight", "reduce.weight"} <= {m.parameter for m in site.members if m.role == "out"}
+        for site in sites.values()
+    )
+    small = sc.cut(model, sites, sc.select(sc.criteria.Magnitude()(model, sites), 0.3, scope="layer"), form="module")
+    assert small.get_parameter("reduce.weight").shape[:2] == (6, 6)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
-from secateur.checks import brief
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
-from secateur.types import InputError
+from secateur.types import InputError, brief
 
 __all__ = ["PLAIN", "Shapes", "Span", "check_left_out", "in_span", "require_inputs", "span_in_words"]
 
@@ -72,7 +71,7 @@ def _conditions(graph: fx.Graph, inputs: list[Node], shapes: Shapes, free: FreeS
 
 
 def _symbol(name: str) -> Any:
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
     return sympy.Symbol(name, integer=True, positive=True)
 
@@ -80,7 +79,7 @@ def _symbol(name: str) -> Any:
 def _in_words(expression: Any) -> str:
     from torch.utils._sympy.printers import PythonPrinter
 
-    return str(PythonPrinter().doprint(expression))  # type: ignore[no-untyped-call]
+    return str(PythonPrinter().doprint(expression))
 
 
 def check_condition(holds: bool, words: str) -> None:

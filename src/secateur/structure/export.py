@@ -142,9 +142,9 @@ def _fit_any_layout(program: ExportedProgram) -> None:
             module.recompile()
 
 
-def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ShapesCollection:
+def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Every size of the inputs as one that the exporter may leave open."""
-    shapes = torch.export.ShapesCollection()
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
             shapes[leaf] = [torch.export.Dim.AUTO] * leaf.dim()

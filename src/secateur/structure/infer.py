@@ -17,7 +17,7 @@ from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positi
 from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
-from secateur.structure.read_sizes import tie_read_sizes
+from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
@@ -60,8 +60,34 @@ class Structure:
     derived: Mapping[str, Value] = field(default_factory=dict)
 
 
+WORTH_A_MODULE = 0.7
+"""The share of the units that must stay free for sizes that the code reads to be tied, so that the cut model is a module."""
+
+
 def infer(graph: Graph) -> Structure:
-    """Return the structure of a traced model."""
+    """Return the structure of a traced model.
+
+    Where code gives a size that it read from one tensor to another, either both are one, or the cut model is a graph. They
+    are one where no graph is ever written, and where that leaves most units free. Where a module could lose nothing at all,
+    what a graph could is free.
+    """
+    structure = _inferred(graph, tied=graph.without_form)
+    if graph.without_form or graph.uses is None:
+        return structure
+    if not structure.sites:
+        return _inferred(graph, tied=False, as_module=False)
+    if not reads_apart(graph.uses, structure.values):
+        return structure
+    tied = _inferred(graph, tied=True)
+    free, left = (sum(site.size for site in s.sites.values()) for s in (structure, tied))
+    return tied if left >= WORTH_A_MODULE * free else structure
+
+
+def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
+    """The structure; with `tied`, sizes that are read from a shape are one with those that they set.
+
+    With `as_module`, what a module could not shrink without another temperature of its attention stays whole.
+    """
     solver = _Solver(graph)
     if graph.regions:
         for region in graph.regions:
@@ -75,9 +101,10 @@ def infer(graph: Graph) -> Structure:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [region.graph for region in graph.regions] or [graph]:
         if traced.uses is not None:
-            if graph.without_form:
-                tie_read_sizes(traced.uses, solver.values)
-            freeze_temperatures(traced.uses, solver.values, solver.ties)
+            if tied:
+                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, solver.values)
+            if as_module:
+                freeze_temperatures(traced.uses, solver.values, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = _find_sites(graph, tensors, solver.ties)

@@ -50,11 +50,11 @@ def train_mode(model: nn.Module, graph: Graph) -> TrainMode:
     """
     assert graph.program is not None, "a recorded graph is exported before it is rewritten"
     touched = graph.uses.parameters if graph.uses else None
-    ways = {"as_it_runs": graph.as_it_runs, "free": graph.free is not None}
+    as_it_runs, free = graph.as_it_runs, graph.free is not None
     try:
         with evaluating(model), private_draws():
             model.train()
-            trained = export(model, graph.args, dict(graph.kwargs), touched, **ways).program
+            trained = export(model, graph.args, dict(graph.kwargs), touched, as_it_runs=as_it_runs, free=free).program
         return _compared(graph.program, trained)
     except _OtherOpsError as error:
         return TrainMode(differs=str(error))

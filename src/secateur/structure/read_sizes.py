@@ -17,7 +17,7 @@ from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unif
 from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.rules import Value, op_name, shape_of
 
-__all__ = ["tie_read_sizes"]
+__all__ = ["reads_apart", "tie_first_reads", "tie_read_sizes"]
 
 RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
@@ -44,6 +44,38 @@ def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
             _freeze(axes, because)
         for axis in axes[1:]:
             unify(axes[0], axis, lambda because=because: because)  # type: ignore[misc]
+
+
+def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
+    """Make one of an axis that took a size and the one that it was read from, where both could shrink by themselves.
+
+    What a module has in its hands first is what it is given, and of that its code reads the shape as a rule.
+    """
+    for origin, targets, sources in _copies(uses, values):
+        for axis in targets:
+            if not any(_is_one(axis, source) for source in sources):
+                unify(sources[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+
+
+def reads_apart(uses: Uses, values: Mapping[Node, Any]) -> bool:
+    """Whether code gives a size that it read from one axis to another one that could shrink by itself."""
+    copies = _copies(uses, values)
+    return any(not any(_is_one(a, b) for b in sources) for _, targets, sources in copies for a in targets)
+
+
+def _is_one(a: Axis, b: Axis) -> bool:
+    """Whether two axes are made of the same units."""
+    return set(atoms(a)) == set(atoms(b))
+
+
+def _copies(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, list[Axis], list[Axis]]]:
+    """The axes that took the very size of others, and those that it may have been read from."""
+    places = _Places(uses, values)
+    for origin, dimensions in sorted(uses.copied.items(), key=str):
+        sources = list(places.axes(origin))
+        for dimension in sorted(dimensions, key=str):
+            if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
+                yield origin, list(places.axes(dimension, reshaped=True)), sources
 
 
 def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
@@ -75,7 +107,7 @@ class _Places:
             node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""] for node in values
         }
         for node, stack in paths.items():
-            for neighbour in (node, *node.all_input_nodes):
+            for neighbour in (*node.all_input_nodes, node):
                 if not isinstance(values.get(neighbour), Value):
                     continue
                 for path in stack:

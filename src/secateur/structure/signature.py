@@ -46,7 +46,7 @@ class _Signed(_PyTreeCodeGen):
     def __init__(
         self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int
     ) -> None:
-        super().__init__(info)  # type: ignore[no-untyped-call]
+        super().__init__(info)
         named = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
         rest = [p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD]
         self.heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.fx import Node
+
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
 from secateur.structure.rules.elementwise import pointwise
 from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, output_shapes, rule
@@ -30,7 +32,16 @@ def reduce_sum(call: Call) -> Value:
     dims = _dims(call["dim"], len(x.axes))
     if not x.zero:
         call.freeze(*(x.axes[d] for d in dims), because="summed with values that masking does not make zero")
+    if dims == [len(x.axes) - 1] and _is_product(call.node.args[0]):  # attention as (queries * keys).sum(-1)
+        call.unit(x.axes[-1], "head dimension")
     return Value(_reduced(call, x, dims), x.zero)
+
+
+def _is_product(source: object) -> bool:
+    """Whether a node multiplies two activations, entry by entry."""
+    if not isinstance(source, Node) or op_name(source) != "mul":
+        return False
+    return all(isinstance(factor, Node) and factor.op == "call_function" for factor in source.args[:2])
 
 
 @rule("mean", "var", "std", "var_mean", "std_mean")
