@@ -176,7 +176,7 @@ class _Solver:
             return fixed_value(constant.shape, "a constant") if isinstance(constant, Tensor) else constant
         if node.target is operator.getitem:
             operand, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
-            return operand[index] if isinstance(operand, (list, tuple)) else operand
+            return operand[index] if isinstance(operand, (list, tuple)) else operand  # type: ignore[index]
         return self._call(node)
 
     def _placeholder(self, node: Node) -> Value | None:
