@@ -4,7 +4,7 @@
 
 A mutant differs in one comparison, operator, number, truth value or `not`. The tests of a room (and its doctests) are collected
 once; each runs once, and says which functions it calls. Then a forked process for each mutant gives the changed function its new
-code, and runs the tests that call it, a quick case of each first, until one fails. What is changed outside of functions is imported anew.
+code, and runs the tests that call it, the quick ones first, until one fails. What is changed outside of functions is imported anew.
 What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` draws none, and runs
 those in the file once more that are still to be found in the code, after tests were written; `--table` prints what is in the file.
 """
@@ -218,23 +218,23 @@ def first_failure(items: list[pytest.Item]) -> str:
 def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
     """The tests that call a mutant's function, as many as fit into the seconds; and how long they take.
 
-    First comes a case of each test, the quickest of them first, then another of each: other tests see more than other cases do.
-    A test that calls nothing looks at values: it concerns what no function holds.
+    The quickest come first, and a further case of a test as if it took so many times as long: other tests see more.
+    A test that calls nothing, or imports at most, looks at values: it concerns what no function holds.
     """
 
     def concerns(calls: list[tuple[str, str]]) -> bool:
         if function == MODULE:
-            return not calls or any(file == mutant.file for file, _ in calls)
+            return any(file == mutant.file for file, _ in calls) or all(name == "<module>" for _, name in calls)
         return (mutant.file, function) in map(tuple, calls)
 
     names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
     cases = Counter[str]()
-    rank: dict[str, int] = {}
+    late: dict[str, float] = {}
     for name in names:
-        rank[name] = cases[name.partition("[")[0]]
         cases[name.partition("[")[0]] += 1
+        late[name] = tests[name]["seconds"] * cases[name.partition("[")[0]]
     total, within = 0.0, []
-    for name in sorted(names, key=rank.__getitem__):
+    for name in sorted(names, key=late.__getitem__):
         total += tests[name]["seconds"]
         if total > seconds and within:
             break

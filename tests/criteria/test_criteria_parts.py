@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from secateur.criteria import CRITERIA, LossChange
+from secateur.criteria import CRITERIA, LossChange, NextLayer, SecondOrder, Snip, Taylor
+from secateur.criteria.read_sums import _crossed
 from secateur.criteria.weight_rows import parameters_of
 from secateur.structure import channels, weights
 
@@ -91,3 +92,38 @@ def test_what_has_no_classes_has_accuracies_of_no_class() -> None:
     changes = LossChange((x, torch.zeros(6, 1)), mse_loss)(model, channels(model, x))
     assert changes.base.class_accuracy.shape == changes.base.class_count.shape == (0,)
     assert changes.class_accuracy["0"].shape == (4, 0)
+
+
+DATA = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "adds_up"),
+    [
+        (Taylor(DATA), True),
+        (Taylor(DATA, sign="signed"), True),
+        (Taylor(DATA, sign="absolute"), False),
+        (Taylor(DATA, normalise=True), False),
+        (Taylor(DATA, mse_loss), False),
+        (Taylor(DATA, mse_loss, sign="signed"), True),
+        (NextLayer(DATA), True),
+        (NextLayer(DATA, mse_loss), False),
+        (NextLayer(DATA, mse_loss, sign="signed"), True),
+        (NextLayer(DATA, sign="absolute"), False),
+        (SecondOrder(DATA), True),
+        (LossChange(DATA), True),
+        (Snip(DATA), False),
+    ],
+)
+def test_scores_add_up_that_are_changes_of_the_loss(criterion: Any, adds_up: bool) -> None:
+    assert criterion.adds_up is adds_up
+    scores, keep = {"a": torch.tensor([1.0, 2.0, 4.0])}, {"a": torch.tensor([True, False, False])}
+    if not isinstance(criterion, LossChange):
+        assert criterion.foretold(scores, keep) == (6.0 if adds_up else None)
+
+
+def test_sums_by_sample_and_unit_where_both_lie_along_one_dimension() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    samples, units = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([[0, 3], [1, 2]])
+    assert _crossed(values, samples, units).tolist() == [[1.0, 6.0], [8.0, 0.0]]
+    assert _crossed(values, samples[:1], units[1:]).tolist() == [[6.0]]

@@ -215,3 +215,11 @@ def test_the_last_layer_takes_all_masks_in_one_product(monkeypatch: pytest.Monke
     sites = channels(model, x)
     rate(model, sites, draws(sites, 3), [(x, torch.tensor([0]))])
     assert number_of_masks == [3]
+
+
+def test_a_last_layer_of_sequences_is_evaluated_as_any_other() -> None:
+    model, x, y = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(5, 3, 4), torch.randn(5, 3, 2)
+    sites = channels(model, x)
+    keeps = draws(sites, 3)
+    losses = [mse_loss(with_zeros(model, sites, keep)(x), y).double() for keep in keeps]
+    torch.testing.assert_close(rate(model, sites, keeps, [(x, y)], mse_loss).losses, torch.stack(losses))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from torch.nn import functional as F
 
 from secateur.criteria import LossChange
 from secateur.labelled import SampleBatch
-from secateur.rate.masks import rate
+from secateur.rate.downdate import _of_convolution
+from secateur.rate.masks import Removals, rate
 from secateur.rate.population import Population
 from secateur.rate.program import Line, Programs, Unfit, leading_to
 from secateur.rate.suffix import Shut, Suffix
 from secateur.search import Space, only
 from secateur.structure import channels, weights
+from secateur.structure.flow import Flow
 from secateur.structure.ops import product_of, writes
 from secateur.structure.sites import with_zeros
 from secateur.testing.toys import hand_mlp
@@ -202,3 +206,58 @@ def test_what_an_op_does_is_read_from_its_schema_and_its_blocks() -> None:
     assert not any(writes(node) for node in graph.nodes)
     (product,) = [product for node in graph.nodes if (product := product_of(node)) is not None]
     assert (product.convolution, product.groups, product.plain, product.out_first) == (True, 2, True, True)
+
+
+def test_the_last_layer_and_its_columns_are_told_where_it_reads_all_units() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3))
+    x, y = labelled(model)
+    sites = channels(model, x)
+
+    def last(of: list[str], targets: Tensor = y, loss: str = "cross_entropy", room: int | None = None) -> Any:
+        return Removals(model, only(sites, of), [(x, targets)], loss, room).last_layer()
+
+    layer, columns = last(["2"])
+    assert {name: index.tolist() for name, index in columns.items()} == {"2": [0, 1, 2, 3, 4]}
+    keep = torch.tensor([True, False, True, True, False])
+    layer.remove(1)
+    layer.remove(4)
+    with torch.no_grad():
+        expected = F.cross_entropy(with_zeros(model, sites, {"2": keep})(x), y)
+    assert layer.loss == pytest.approx(float(expected), rel=1e-5)
+    assert last(["0"]) is None  # another layer reads it
+    assert last(["0", "2"]) is None
+    assert last(["2"], room=1) is None
+    assert last(["2"], torch.zeros(len(x), 3), "mse") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1, "dilation": 2}])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_convolution_without_units_is_brought_up_to_date(options: dict[str, Any], flat: bool) -> None:
+    between = nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (6, 6))) if flat else nn.ReLU()
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), between, nn.Conv2d(4, 3, 2, **options), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model(x)
+    _, reads = Flow(model, channels(model, x)).at(x)
+    (read,) = reads["0"]
+    product = product_of(read.node)
+    assert product is not None
+    update = _of_convolution(product, read.source, product.weight, read)
+    assert update is not None
+    with torch.no_grad():
+        h = model[:2](x)
+        new = update(model[2](h), {read.source: h, product.weight: model[2].weight}, torch.tensor([2, 0]))
+        for without, unit in zip(new, (2, 0), strict=True):
+            gone = h.clone()
+            gone[:, unit] = 0
+            torch.testing.assert_close(without, model[2](gone), rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_in_groups_is_run_again() -> None:
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 2, groups=2), nn.Flatten(), nn.LazyLinear(2)]
+    model, x = nn.Sequential(*layers), torch.zeros(3, 1, 8, 8)
+    model(x)
+    _, reads = Flow(model, channels(model, x)).at(x)
+    for read in (read for site_reads in reads.values() for read in site_reads):
+        product = product_of(read.node)
+        if product is not None and product.convolution:
+            assert _of_convolution(product, read.source, product.weight, read) is None

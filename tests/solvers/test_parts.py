@@ -12,10 +12,14 @@ from torch import nn
 
 from secateur.criteria.layer_inputs import LayerInputs
 from secateur.equations import LayerEquations
+from secateur.repair.consumers import layer_equations
 from secateur.solvers import SparseGPT, StructuredOBS, ThiNet, WoodFisher, joint_refit, output_metrics
 from secateur.solvers.joint_refit import _Curvature, _parts
 from secateur.solvers.layer_problems import merged
+from secateur.solvers.refitting import Reader, by_fluctuation, by_output
 from secateur.structure import channels
+from secateur.structure.consumers import layers_of
+from secateur.structure.flow import Flow
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     StructuredOBS: {"ridge": 0.01, "last": "auto", "rounds": 4, "batch_size": 500},
@@ -87,3 +91,24 @@ def test_sites_that_no_layer_reads_are_none_that_it_chooses_from() -> None:
     model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4)
     sites = channels(model, x)
     assert StructuredOBS((x, torch.zeros(2))).able(model, sites) == ["0", "2"]
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_units_go_whose_part_in_their_readers_outputs_is_small_or_steady(centred: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(50, 4)
+    with torch.no_grad():
+        model[0].bias += torch.linspace(0, 9, 6)  # steady units of great size
+        hidden = model[:2](x).double()
+    structure, reads = Flow(model, channels(model, x)).at(x)
+    (layer,) = (layer for layer in layers_of(structure, reads) if layer.weight == "2.weight")
+    equations = layer_equations(layer, model, {}, 0.01)
+    equations.add(hidden.float(), torch.zeros(50, 3))
+    metric = torch.diag(torch.tensor([1.0, 2.0, 0.5])).double()
+    columns = (metric @ model[2].weight.double()).square().sum(0)
+    moments = (hidden - hidden.mean(0) * centred).square().sum(0)
+    order = (moments * columns).argsort().tolist()
+    choose = by_fluctuation if centred else by_output
+    readers = [Reader(layer, equations, metric, 0.01)]
+    assert choose("0", 6, 6, readers) == order
+    assert choose("0", 6, 2, readers * 2) == order[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from secateur.schedules import Iterative
 from secateur.selection.uniform import uniform
 from secateur.structure import ConfigWidth, config_widths, rebuilt_shapes
 from secateur.structure.configs import edits_of, kept_steps
+from secateur.structure.fitting import fitting_depth
 from secateur.structure.rebuilding import Rebuilding
 from secateur.train import TrainOptions
 
@@ -117,6 +118,34 @@ def test_a_config_that_modules_share_changes_once() -> None:
     assert {path: values for path, values in edits.items() if "layers" not in path} == {"": {"config.inner": 24}}
     assert edits["layers.0.up"] == edits["layers.1.up"] == {"out_features": 24}
     assert not {"layers.0", "layers.1"} & set(edits)
+
+
+@dataclass
+class DeepSettings(Settings):
+    """What a config may say of its blocks beside their number."""
+
+    blocks: int = 4
+    kinds: list[str] = field(default_factory=lambda: ["a", "b", "a", "b"])
+    first_wide: int = 3
+    marked: list[int] = field(default_factory=lambda: [0, 3])
+
+
+class Deep(Toy):
+    config_class = DeepSettings
+
+    def __init__(self, config: DeepSettings) -> None:
+        super().__init__(config)
+        for number, layer in enumerate(self.layers):
+            layer.kind = config.kinds[number]
+            layer.wide, layer.is_marked = int(number < config.first_wide), int(number in config.marked)
+
+
+def test_a_config_says_the_blocks_that_are_left() -> None:
+    model, small = Deep(DeepSettings()), Deep(DeepSettings())
+    small.layers = nn.ModuleList(small.layers[n] for n in (0, 3))
+    changes = fitting_depth(model, small, "layers", 4, [0, 3])
+    assert changes == {("blocks",): 2, ("kinds",): ["a", "b"], ("first_wide",): 1, ("marked",): [0, 1]}
+    assert fitting_depth(nn.Linear(1, 1), small, "layers", 4, [0, 3]) == {}
 
 
 X = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))

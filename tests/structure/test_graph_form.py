@@ -143,3 +143,33 @@ def test_what_does_not_come_out_is_no_part_of_a_graph_but_all_tensors_are() -> N
     assert isinstance(graph, GraphModule)
     assert not [node for node in graph.graph.nodes if "cosh" in node.name]
     assert graph.state_dict().keys() == model.state_dict().keys()
+
+
+class Chunks(torch.nn.Module):
+    """Chunks of a layer's outputs, with a layer for each."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.number, self.a = len(sizes), torch.nn.Linear(3, 8)
+        self.outs = torch.nn.ModuleList(torch.nn.Linear(size, 2) for size in sizes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = sum(f(part) for f, part in zip(self.outs, self.a(x).chunk(self.number, -1), strict=True))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("sizes", "call"),
+    [
+        ((4, 4), {"aten.chunk.default": (2, -1)}),  # tied, as every unit has its place in both
+        ((3, 3, 2), {"aten.split_with_sizes.default": ([3, 3, 1], -1)}),
+    ],
+)
+def test_chunks_of_other_sizes_become_parts_of_these_sizes(sizes: tuple[int, ...], call: dict[str, object]) -> None:
+    model, x = Chunks(sizes), torch.ones(2, 3)
+    sites = sc.channels(model, x)
+    keep = {name: torch.arange(site.size) > at - (len(sites) > 1) for at, (name, site) in enumerate(sites.items())}
+    graph = sc.cut(model, sites, keep, form="graph")
+    assert isinstance(graph, GraphModule)
+    names = {"aten.chunk.default", "aten.split.Tensor", "aten.split_with_sizes.default"}
+    assert {str(node.target): node.args[1:] for node in graph.graph.nodes if str(node.target) in names} == call

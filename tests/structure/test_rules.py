@@ -32,7 +32,7 @@ class Between(nn.Module):
 
     def __init__(self, function: Function, pictures: bool) -> None:
         super().__init__()
-        self.a: nn.Module = nn.Conv2d(2, 8, 3, padding=1) if pictures else nn.Linear(3, 8)
+        self.a: nn.Module = (nn.Conv2d(2, 8, 3, padding=1) if pictures else nn.Linear(3, 8)).double()
         self.function = function
         shape = self.middle(self.example()).shape
         self.out: nn.Module = nn.Conv2d(shape[1], 2, 1) if len(shape) == 4 else nn.Linear(shape[-1], 2)
@@ -103,6 +103,14 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("chunk", lambda h: h.chunk(2, -1)[1], 4),
     ("chunk_add", lambda h: sum(h.chunk(2, -1)), 4),  # type: ignore[arg-type, return-value]
     ("split", lambda h: h.split(4, -1)[0], 4),
+    ("every_second", lambda h: h[:, ::2], 4),
+    ("every_second_but_the_first", lambda h: h[:, 1::2], 4),
+    ("every_third", lambda h: h[:, ::3], 0),
+    ("gather", lambda h: h.gather(1, torch.tensor([[0, 2], [1, 3], [7, 0]])), 0),
+    ("gather_samples", lambda h: h.gather(0, torch.tensor([2, 0, 1])[:, None].expand(-1, h.shape[1])), 8),
+    ("fill", lambda h: h * torch.fill(h, 2.0), 8),
+    ("fill_alone", lambda h: torch.fill(h, 2.0).sum(1, keepdim=True), 0),
+    ("fftn", lambda h: torch.fft.fftn(h).real, 0),
     ("narrow", lambda h: h.narrow(1, 2, h.shape[1] - 2), 8),
     ("stack", lambda h: torch.stack([h, torch.cos(h)], 1).flatten(1), 8),
     ("stack_last", lambda h: torch.stack([h, torch.cos(h)], -1).flatten(1), 8),
@@ -134,6 +142,16 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("sum_of_cos", lambda h: torch.cos(h).sum(1, keepdim=True), 0),
     ("outer", lambda h: (h.unsqueeze(2) * h.unsqueeze(1)).flatten(1), 8),
     ("gram", lambda h: (h.unsqueeze(2) @ h.unsqueeze(1) @ h.unsqueeze(2)).flatten(1), 8),
+    ("rows_of_cos", lambda h: (torch.cos(h).t() @ h).sum(0, keepdim=True), 0),
+    ("columns_of_cos", lambda h: (h.t() @ torch.cos(h)).sum(1)[None], 0),
+    (
+        "batches_of_cos",
+        lambda h: (torch.cos(h).t()[:, None] @ torch.sin(h).t()[..., None]).flatten(1).sum(0)[None, None],
+        8,
+    ),
+    ("vector", lambda h: (h.sum(0) @ torch.cos(h).t() @ h)[None], 8),
+    ("mean_times_cos", lambda h: torch.cos(h) * h.mean(1, keepdim=True), 8),
+    ("sum_of_mean_times_cos", lambda h: (torch.cos(h) * h.mean(1, keepdim=True)).sum(1, keepdim=True), 0),
     ("einsum", lambda h: torch.einsum("nc,nd->ncd", h, torch.tanh(h)).sum(2), 8),
     ("einsum_of_cos", lambda h: torch.einsum("nc,nc->n", torch.cos(h), torch.cos(h))[:, None], 0),
     ("sort", lambda h: h.sort(1).values, 0),
@@ -203,10 +221,22 @@ class Shifting(nn.Module):
         return F.batch_norm(x, self.mean, self.variance, None, self.bias)
 
 
+class Scaling(nn.Module):
+    """A sum over maps of which each has a scale, and none is zero by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.cos(x) * self.scale).sum(1, keepdim=True)
+
+
 LAYERS: list[tuple[str, Callable[[], nn.Module], int]] = [
     ("batch_norm", lambda: nn.BatchNorm2d(8), 8),
     ("batch_norm_of_the_batch", lambda: nn.BatchNorm2d(8, track_running_stats=False), 8),
     ("batch_norm_shift", lambda: Shifting(), 8),
+    ("scaled_sum", lambda: Scaling(), 8),
     ("batch_norm_plain", lambda: nn.BatchNorm2d(8, affine=False), 8),
     ("instance_norm", lambda: nn.InstanceNorm2d(8, affine=True), 8),
     ("instance_norm_tracked", lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True), 8),
@@ -229,13 +259,18 @@ def test_layers(layer: Callable[[], nn.Module], units: int) -> None:
     check(around(layer()), units)
 
 
-def around(layer: nn.Module) -> Between:
-    layer.double().eval()
-    holder = Between(lambda h: layer(h.to(torch.float64)), pictures=True)
+class Around(Between):
+    """A layer between two others."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__(layer.double().eval(), pictures=True)
+        self.function: nn.Module = layer
+
+
+def around(layer: nn.Module) -> Around:
     for parameter in layer.parameters():
         nn.init.normal_(parameter, 0.5)
-    holder.layer = layer
-    return holder
+    return Around(layer)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

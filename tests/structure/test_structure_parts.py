@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import signature
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from secateur.structure import channels, cutting, literals
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.consumers import layers_of
 from secateur.structure.draws import Draw
 from secateur.structure.flow import Flow
-from secateur.structure.frames import Frame, other_frames
+from secateur.structure.frames import Frame, other_frames, table_rows
 from secateur.structure.graph import _twice
+from secateur.structure.infer import infer
+from secateur.structure.makers import OwnTensors, makers_of
+from secateur.structure.ops import by_sample
+from secateur.structure.piecewise import is_piecewise_linear
+from secateur.structure.rules import op_name
 from secateur.structure.show import to_svg, to_text
+from secateur.structure.staged import Staged
 from secateur.structure.trace import first_line, trace
 
 
@@ -128,6 +136,24 @@ def test_only_lengths_change_and_a_frame_says_which() -> None:
     assert (str(frame), str(Frame())) == ("batch 3, 2 → 7, 8 → 12", "the example's shapes")
 
 
+class Tables(nn.Module):
+    """Tokens that are looked up in two tables, once as they are and once moved, beside numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large, self.out = nn.Embedding(5, 3), nn.Embedding(9, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+        h = self.small(tokens) + self.large(tokens + 1) + self.large(places.view(-1))
+        return self.out(h.relu() + x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_tokens_are_as_many_as_the_smallest_table_has_rows(quick: bool) -> None:
+    graph = trace(Tables(), (FLOATS(2, 3), TOKENS(2), TOKENS(2, 1)), quick=quick)
+    assert table_rows(graph) == {1: 5, 2: 9}
+
+
 def drawn(tensor: Tensor, **options: float) -> Tensor:
     return Draw({"a": tensor}, frozenset({id(tensor)}), **options)("a")  # type: ignore[arg-type]
 
@@ -188,9 +214,165 @@ def test_what_was_compared_is_not_run_once_more() -> None:
 
     first = trace(Counting(3, 2), FLOATS(2, 3), quick=False)
     once = len(runs)
-    assert first.program is not None and first.uses is not None
+    assert first.program is not None
+    assert first.uses is not None
     assert trace(Counting(3, 2), FLOATS(2, 3), quick=False, compared=True, uses=first.uses).program is not None
     assert len(runs) - once == once - 1
+
+
+# ---- roles ----
+
+
+class Roles(nn.Module):
+    """Layers that make units, scale them and take them up, some by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.dw = nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, groups=3)
+        self.up, self.pre = nn.ConvTranspose2d(3, 4, 1), nn.PReLU(4)
+        self.lin, self.ln = nn.Linear(4, 5), nn.LayerNorm(5)
+        self.matrix, self.shift, self.right = (nn.Parameter(torch.randn(s)) for s in ((5, 6), (6,), (6, 7)))
+        self.out = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.pre(self.up(self.dw(self.bn(self.conv(x))))).mean((2, 3))
+        h = torch.addmm(self.shift, self.ln(self.lin(h)), self.matrix).relu()
+        return self.out(torch.einsum("ni,io->no", h, self.right))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_parameters_make_units_scale_them_or_take_them_up(quick: bool) -> None:
+    sites = infer(trace(Roles(), FLOATS(2, 1, 4, 4), quick=quick)).sites
+    assert {name: [(m.parameter, m.dim, m.role) for m in site.members] for name, site in sites.items()} == {
+        "conv": [
+            ("conv.weight", 0, "out"),
+            ("conv.bias", 0, "out"),
+            ("bn.weight", 0, "scale"),
+            ("bn.bias", 0, "scale"),
+            ("dw.weight", 0, "out"),
+            ("dw.bias", 0, "out"),
+            ("up.weight", 0, "in"),
+        ],
+        "up": [("up.weight", 1, "out"), ("up.bias", 0, "out"), ("pre.weight", 0, "scale"), ("lin.weight", 1, "in")],
+        "lin": [
+            ("lin.weight", 0, "out"),
+            ("lin.bias", 0, "out"),
+            ("ln.weight", 0, "scale"),
+            ("ln.bias", 0, "scale"),
+            ("matrix", 0, "in"),
+        ],
+        "matrix": [("matrix", 1, "out"), ("shift", 0, "out"), ("right", 0, "in")],
+        "right": [("right", 1, "out"), ("out.weight", 1, "in")],
+    }
+
+
+# ---- the layers that make units ----
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_layers_that_make_units_run_by_themselves(quick: bool) -> None:
+    layers = [
+        nn.Conv2d(1, 3, 2),
+        nn.ReLU(),
+        nn.ConvTranspose2d(3, 4, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+        nn.Tanh(),
+    ]
+    model = nn.Sequential(*layers, nn.Linear(5, 2, bias=False)).eval()
+    structure = infer(trace(model, FLOATS(2, 1, 3, 3), quick=quick))
+    own = {node: dict(model.named_parameters())[name].detach() for node, name in structure.graph.tensors.items()}
+    by_site = makers_of(structure, OwnTensors(structure.graph, own))
+    assert {name: [maker.shape for maker in makers] for name, makers in by_site.items()} == {
+        "0": [(1, 1, 3, 3)],
+        "2": [(1, 3, 2, 2)],
+        "4": [(1, 64)],
+    }
+    for name, (maker,) in by_site.items():
+        layer, signal = model.get_submodule(name), torch.randn(3, *maker.shape[1:])
+        assert torch.equal(maker.index.flatten(), torch.arange(len(maker.index)))
+        with torch.no_grad():
+            torch.testing.assert_close(maker.run(signal), layer(signal))
+            layer.bias.zero_()
+            torch.testing.assert_close(maker.run(signal, bias=False), layer(signal))
+
+
+def test_ops_that_treat_samples_by_themselves() -> None:
+    class Ops(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.out = nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.max_pool2d(torch.relu(self.norm(self.conv(x))), 2)
+            h = F.batch_norm(h, None, None, training=True).flatten(1)
+            h = self.out(h).sort(0).values
+            return torch.matmul(h, h.t()).cumsum(0)
+
+    nodes = trace(Ops(), FLOATS(3, 1, 4, 4), quick=False).nodes
+    names = {op_name(node): set[bool]() for node in nodes if node.op == "call_function"}
+    for node in nodes:
+        if node.op == "call_function":
+            names[op_name(node)].add(by_sample(node))
+    alone = {"conv2d", "relu", "max_pool2d", "linear", "getitem"}
+    assert {name for name, answers in names.items() if answers == {True}} == alone
+    assert names["batch_norm"] == {True, False}
+    assert all(names[name] == {False} for name in ("sort", "matmul", "cumsum"))
+
+
+# ---- passes in stages ----
+
+
+def test_a_pass_in_stages_ends_as_the_model_does() -> None:
+    model, x = two_sites().eval(), torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    flow = Flow(model, channels(model, x))
+    staged = Staged(flow, x)
+    layers = [node for node in flow.at(x)[0].graph.nodes if "conv" in node.name]
+    middle = staged.after(layers[0])
+    assert torch.equal(middle, model[0](x))
+    assert staged.nbytes == middle.nbytes
+    other = staged.fork()
+    assert torch.equal(staged.outputs(), model(x))
+    assert torch.equal(other.before(layers[1], layers[1].args[0]), model[:3](x))
+    assert torch.equal(other.outputs(), model(x))
+    other.forget()
+    assert other.nbytes == 0
+    with torch.no_grad():
+        model[5].bias += 1
+    assert torch.equal(other.outputs(), model(x))
+
+
+# ---- what bends ----
+
+
+class Meeting(nn.Module):
+    """Weights of one layer, which meet in a product or a norm."""
+
+    def __init__(self, meet: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.meet = nn.Linear(4, 4), meet
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.meet(self.a(x)).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "linear"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.LeakyReLU(), nn.Linear(4, 2)), ["0.weight", "2.bias"], True),
+        (nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), ["2.weight"], True),
+        (nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), ["0.weight"], False),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4).eval(), nn.ReLU(), nn.Linear(4, 2)), ["0.weight"], True),
+        (nn.Sequential(nn.BatchNorm1d(4).eval(), nn.Linear(4, 2)), ["0.weight"], False),  # it may be; not known
+        (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)), ["0.weight"], False),
+        (Meeting(lambda h: F.batch_norm(h, None, None, training=True)), ["a.weight"], False),
+        (Meeting(lambda h: h * h), ["a.weight"], False),
+        (Meeting(lambda h: h @ h), ["a.weight"], False),
+        (Meeting(lambda h: h + h.relu()), ["a.weight"], True),
+    ],
+)
+def test_which_models_bend_in_a_single_weight(model: nn.Module, parameters: list[str], linear: bool) -> None:
+    assert is_piecewise_linear(trace(model, FLOATS(4, 4)), parameters) is linear
 
 
 # ---- sizes ----

@@ -458,6 +458,9 @@ class Splitting(nn.Module):
         (lambda x, size: x.split(size, dim=-1), 2),
         (lambda x, size: x.split(split_size=size, dim=1), 1),
         (lambda x, size: torch.split(x, [size, 8 - size], 2), 2),
+        (lambda x, size: x.chunk(size, 1), 1),
+        (lambda x, size: torch.chunk(x, size, 2), 2),
+        (lambda x, size: x.tensor_split(size, 1), 1),
     ],
 )
 def test_which_dimension_a_splitting_attribute_sets_is_seen(split: Callable[[Tensor, int], Any], dim: int) -> None:

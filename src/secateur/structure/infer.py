@@ -143,8 +143,11 @@ class _Solver:
             for dim, axis in enumerate(value.axes):
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
-        for atom, dimensions in members.items():
-            if all(self.ties.roles.get(dimension) == {"in"} for dimension in dimensions):
+        graphs = [region.graph for region in self.graph.regions] or [self.graph]
+        computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
+        fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
+        for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
+            if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
                 freeze(atom, "no weight makes it")
 
     def freeze_statistics(self, because: str) -> None:
@@ -173,7 +176,7 @@ class _Solver:
             return fixed_value(constant.shape, "a constant") if isinstance(constant, Tensor) else constant
         if node.target is operator.getitem:
             operand, index = self.values[node.args[0]], node.args[1]  # type: ignore[index]
-            return operand[index] if isinstance(operand, (list, tuple)) else operand
+            return operand[index] if isinstance(operand, (list, tuple)) else operand  # type: ignore[index]
         return self._call(node)
 
     def _placeholder(self, node: Node) -> Value | None:
