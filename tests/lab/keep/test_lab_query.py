@@ -56,7 +56,6 @@ WHERES: list[tuple[Any, list[tuple[str, float]]]] = [
     (["created<2024-01-02", "kind=train"], []),
     ({"method": None, "parameter.sparsity": 0.5}, []),
     (["method>a", "sparsity=0.8"], [("weight", 0.8), ("neuron", 0.8)]),
-    (["method>0", "sparsity=0.8"], []),  # a text is not greater than a number
     (["epochs>=3", "sparsity=0.8", "kind=prune", "study=toy"], [("weight", 0.8), ("neuron", 0.8)]),
 ]
 
@@ -95,7 +94,17 @@ def test_without_conditions_it_is_the_frame(store: Store) -> None:
 def test_a_name_of_both_is_the_metric_unless_told(store: Store) -> None:
     assert store.query(study="other", columns=["accuracy", "parameter.accuracy"]).values.tolist() == [[0.1, "asked"]]
     assert store.query(where={"parameter.accuracy": "asked"})["study"].tolist() == ["other"]
-    assert len(store.query(where={"accuracy": "asked"})) == 0
+    with pytest.raises(InputError, match="accuracy=asked: accuracy holds numbers; give a number"):
+        store.query(where={"accuracy": "asked"})
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [("method>0", "holds texts; give a text"), ("sparsity=half", "holds numbers"), ("accuracy<=x", "holds numbers")],
+)
+def test_numbers_and_texts_are_not_compared(store: Store, condition: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        store.query(where=[condition])
 
 
 NUMBERS = st.sampled_from([0.1, 0.2, 0.25, 0.4, 0.5, 0.8, 0.95])

@@ -201,7 +201,7 @@ def _tuned(part: Part, unit: str, rows: DataFrame) -> list[Block]:
     columns = [Mean("accuracy", Column("accuracy", format=".4f"), "95 %")]
     caption = (
         f"Test accuracy with {percent(rows['sparsity'].iloc[0])} of the {unit} of every layer removed and one epoch of "
-        "fine-tuning."
+        "fine-tuning. The unpruned networks were not trained further, so a difference from them includes what that does."
     )
     table = grouped(ordered, f"{unit}-tuned", caption, {"method": Column("network")}, columns, basis)
     beside = [["unpruned", *means(part.trained, columns)]]
@@ -318,7 +318,7 @@ def words(part: Part) -> list[str]:
             accuracies = tuned.groupby("method")["accuracy"].mean()
             sentences.append(
                 f"After one epoch of fine-tuning at {percent(tuned['sparsity'].iloc[0])} of the {unit}: "
-                f"{_highest(accuracies, 'mean accuracy')}; unpruned {formatted(mean(part.trained, 'accuracy'), '.4f')}."
+                f"{_highest(accuracies, 'mean accuracy')}; unpruned, not tuned, {formatted(mean(part.trained, 'accuracy'), '.4f')}."
             )
     return sentences
 
