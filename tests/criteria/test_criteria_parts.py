@@ -152,6 +152,6 @@ def test_random_roots_have_the_curvature_of_every_output_of_every_sample(shape: 
     each = 2 / outputs[0].numel()  # the second derivative of a mean of squares
     torch.testing.assert_close(root.square(), torch.full(shape, each))
     assert sign == 1
-    draws = [next(random_roots(outputs, outputs, mse_loss, generator, "draw"))[0] for _ in range(2000)]
+    draws = [next(random_roots(outputs, outputs, mse_loss, generator, "draw"))[0] for _ in range(200)]
     rows = torch.stack(draws).flatten(1)
-    torch.testing.assert_close(rows.T @ rows / 2000, each * torch.eye(rows.shape[1]), rtol=0, atol=0.1)
+    torch.testing.assert_close(rows.T @ rows / 200, each * torch.eye(rows.shape[1]), rtol=0, atol=0.3 * each)
