@@ -5,6 +5,11 @@ images, and all zero and worse units are removed at once; or one after the other
 stays within the tolerance. Prints the tables of docs/criteria.md, and with --out writes a row a network and setting as CSV.
 
     python benchmarks/labels.py --networks 3 --out labels.csv
+
+With --draws it counts instead in how many draws of few images some label is wrong, held against the changes on all images: of
+lenet-300-100 on the digits, by the spread of each unit alone and by that of its site.
+
+    python benchmarks/labels.py --draws 25 --images 10 100 300
 """
 
 from __future__ import annotations
@@ -98,15 +103,57 @@ def table(rows: list[dict[str, Any]], way: str) -> Iterator[str]:
         yield f"| {count:,} | " + " | ".join(cells) + " |"
 
 
+def wrong_labels(draws: int, counts: list[int]) -> Iterator[str]:
+    """In how many draws some label contradicts the change on all images, a row a number of images."""
+    images = sc.data.load("digits")
+    model = sc.models.build("lenet-300-100", input_size=8, seed=0)
+    sc.fit(model, images, epochs=5, seed=0)
+    sites = sc.channels(model, images.images[:1])
+    whole = LossChange(images)(model, sites)
+    generator = torch.Generator().manual_seed(1)
+    yield "| images | own spread | pooled | zero, own | zero, pooled |\n| --- | --- | --- | --- | --- |"
+    for count in counts:
+        wrong, zero = {False: 0, True: 0}, {False: 0, True: 0}
+        for _ in range(draws):
+            few = images.subset(torch.randint(len(images), (count,), generator=generator))
+            worth = LossChange(few)(model, sites)
+            for pooled in wrong:
+                labels = worth.label(pooled=pooled)
+                wrong[pooled] += any(is_wrong(labels[site], whole[site], worth, whole) for site in whole)
+                zero[pooled] += sum(names.count("zero") for names in labels.values())
+        yield (
+            f"| {count:,} | {wrong[False]} of {draws} | {wrong[True]} of {draws} | {zero[False] / draws:.1f} | "
+            f"{zero[True] / draws:.1f} |"
+        )
+
+
+def is_wrong(labels: list[str], changes: torch.Tensor, worth: UnitWorth, whole: UnitWorth) -> bool:
+    """Whether a label contradicts the true change, by the tolerance of the draw's loss or of the true one."""
+    losses = (worth.base.loss, whole.base.loss)
+    least, most = 1e-3 * min(losses), 1e-3 * max(losses)
+    contradicts = {
+        "zero": lambda change: abs(change) > most,
+        "important": lambda change: change <= least,
+        "worse": lambda change: change >= 0,
+        "undecided": lambda change: False,
+    }
+    return any(contradicts[label](change) for label, change in zip(labels, changes.tolist(), strict=True))
+
+
 def main() -> None:
     """Train, measure, remove, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2_000, 10_000, 30_000])
+    parser.add_argument("--draws", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.draws:
+        for line in wrong_labels(asked.draws, asked.images):
+            print(line, flush=True)
+        return
     train, test = sc.data.load("fashion-mnist"), sc.data.load("fashion-mnist", "test")
     rows: list[dict[str, Any]] = []
     for seed in range(asked.networks):

@@ -1,16 +1,20 @@
 """How far do results with two threads lie from those with one? Each with the same seed; a table in markdown.
 
 python benchmarks/threads.py
+python benchmarks/threads.py --only repair search
 """
 
 from __future__ import annotations
 
+import argparse
+import time
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur import solvers
 from secateur.criteria import (
     CRITERIA,
     GraSP,
@@ -23,6 +27,8 @@ from secateur.criteria import (
     by_name,
     entry,
 )
+from secateur.repair import REPAIRS, repair
+from secateur.search import CmaEs, Fitness, Genetic, HillClimbing, Search, Space, Supermask, only
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(256, 3, 16, 16, generator=GENERATOR)
@@ -59,7 +65,7 @@ def difference(compute: Callable[[], Answer]) -> float:
 def trained() -> Answer:
     model = network()
     sc.fit(model, DATA, epochs=2, batch_size=64, seed=0)
-    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    return _weights(model)
 
 
 def computations() -> dict[str, Callable[[], Answer]]:
@@ -73,19 +79,61 @@ def computations() -> dict[str, Callable[[], Answer]]:
     for name in CRITERIA:
         criterion = by_name(name, DATA if entry(name).needs_data else None)
         table[f"{name}, channels"] = lambda criterion=criterion: criterion(model, sites)  # type: ignore[misc]
-    return table
+    return {**table, **repairs(model, sites), **solutions(model), **searches(model)}
+
+
+def repairs(model: nn.Module, sites: sc.Sites) -> dict[str, Callable[[], Answer]]:
+    """Repair after a cut of half of each layer's channels: the weights."""
+    keep = sc.select(by_name("l2")(model, sites), 0.5)
+    ways = {how: lambda how=how: _weights(repair(model, sites, keep, DATA, how)) for how in REPAIRS}  # type: ignore[misc]
+    return {f"repair, {how} (weights)": compute for how, compute in ways.items()}
+
+
+def solutions(model: nn.Module) -> dict[str, Callable[[], Answer]]:
+    """What each solver leaves of a half, masks and weights."""
+    small = {"structured-obs": sc.channels(model, X[:1]), "thinet": sc.channels(model, X[:1])}
+    few = (X[:64], DATA[1][:64])
+    single = only(sc.weights(model), "9.weight")
+    return {
+        f"{name}, solver (weights)": lambda name=name: _weights(  # type: ignore[misc]
+            solvers.by_name(name, few).solve(model, small.get(name, single), 0.5).apply(model)
+        )
+        for name in solvers.names()
+    }
+
+
+def searches(model: nn.Module) -> dict[str, Callable[[], Answer]]:
+    """The masks that searches find, and how good these are."""
+
+    def found(search: Search) -> Answer:
+        space = Space(model, only(sc.weights(model), "9.weight"))
+        result = search(Fitness(space, DATA), space, budget=200, seed=0)
+        return {"genes": result.keep["9.weight"].float(), "fitness": torch.tensor(result.history.fitness)}
+
+    each: list[Search] = [Genetic(damage=0.3), HillClimbing(), CmaEs("all"), Supermask()]
+    return {f"{type(search).__name__}, search (mask)": lambda search=search: found(search) for search in each}  # type: ignore[misc]
+
+
+def _weights(model: nn.Module) -> Answer:
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
 def main() -> None:
     """Print the table."""
-    print("| what | greatest difference ÷ greatest value |\n| --- | --- |")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="what holds one of these texts")
+    asked = parser.parse_args()
+    print("| what | greatest difference ÷ greatest value | seconds |\n| --- | --- | --- |", flush=True)
     for name, compute in computations().items():
+        if not any(text in name for text in asked.only):
+            continue
+        since = time.monotonic()
         try:
             size = difference(compute)
         except sc.SecateurError as error:
-            print(f"| {name} | not for these units ({str(error)[:60]}) |", flush=True)
+            print(f"| {name} | not for these units ({str(error)[:60]}) | |", flush=True)
             continue
-        print(f"| {name} | {f'{size:.0e}' if size else '0'} |", flush=True)
+        print(f"| {name} | {f'{size:.0e}' if size else '0'} | {time.monotonic() - since:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

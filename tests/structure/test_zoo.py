@@ -62,6 +62,7 @@ LEAST_UNITS = {
     "features_by_a_narrow_mask": 12 + 20,
     "rows_by_their_kind": 12 + 10,
     "rows_in_their_order": 4 + 3,
+    "one_of_many_alike": 12,
     "windows_written": 10,
     "decided_by_tokens": 12 + 20,
     "width_of_the_input": 4 + 4 + 20,

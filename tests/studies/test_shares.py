@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pandas
 import pytest
+from typer.testing import CliRunner
 
+from secateur.cli import app
 from secateur.lab import Report, Store, Study, Table, build_report, run_study
+from secateur.lab.show.shares import as_removed, unlike_asked
 from secateur.studies import by_name
 from secateur.types import InputError
 
@@ -134,3 +139,35 @@ def test_named_methods_take_no_options_of_criteria(tmp_path: Path, key: str) -> 
 def test_a_schedule_that_would_empty_a_layer_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"iterative in 4 cannot be compared: minimum=0 would empty a site"):
         study_of(tmp_path, 'schedule = "iterative"')
+
+
+def test_a_store_knows_the_file_that_its_study_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_RUNS", str(tmp_path / "runs"))
+    study, store = study_of(tmp_path), Store(tmp_path / "runs" / "mine")
+    assert run_study(study, store, {"epochs": 1}, progress=False, executor="serial").exit_code == 0
+    for name in ("mine", str(store.path)):
+        told = CliRunner().invoke(app, ["report", name, "--json"])
+        assert json.loads(told.stdout)["report"] == str(store.path / "report" / "report.html"), told.stderr
+    (tmp_path / "mine.toml").unlink()
+    told = CliRunner().invoke(app, ["report", "mine", "--out", str(tmp_path / "page"), "--json"])
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)["report"].endswith("page/report.html")
+    told = CliRunner().invoke(app, ["report", "mine", "--json"])
+    assert "mine.toml, which describes mine, is not there any more" in told.stderr
+
+
+def test_a_layer_of_few_units_loses_whole_ones() -> None:
+    """Two seeds that were asked for the same are one group, at the mean of what they removed; others stay apart."""
+    runs = pandas.DataFrame(
+        {
+            "method": ["l2", "l2", "l1", "l1"],
+            "seed": [0, 1, 0, 1],
+            "sparsity": [0.3, 0.3, 0.3, 0.3],
+            "units_removed": [0.25, 0.5, 0.301, 0.299],
+        }
+    )
+    assert as_removed(runs)["sparsity"].tolist() == [0.375, 0.375, 0.3, 0.3]
+    assert unlike_asked(runs) == [
+        "What was removed is not what was asked for: l2: 37.5 % in place of 30 %. Tables and figures go by what was removed."
+    ]
+    assert as_removed(runs.drop(columns="units_removed"))["sparsity"].tolist() == [0.3] * 4

@@ -214,6 +214,21 @@ class RowsInTheirOrder(nn.Module):
         return y
 
 
+@toy(TOYS, "one_of_many_alike", sequence())
+class OneOfManyAlike(nn.Module):
+    """Numbers that stand for no unit are picked from a tensor as wide as the units are, in which all are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.kinds, self.head = nn.Linear(8, 12), nn.Embedding(2, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        kinds = torch.zeros_like(x, dtype=torch.long)[..., 0]
+        y: Tensor = self.head((x + self.kinds(kinds)).relu() * torch.ones_like(x)[..., :1])
+        return y
+
+
 @toy(TOYS, "windows_written", lambda: (torch.randn(2, 6, 8),))
 class WindowsWritten(nn.Module):
     """Steps that are computed apart are written into one tensor at their places."""

@@ -43,7 +43,7 @@ MODULES = {
         "Measure a model before and after pruning in all runtimes: time, bytes, memory, and whether pruning made it faster.",
     ),
     "study": ("studies", "Run a published experiment again, from training to report."),
-    "report": ("studies", "Write a study's report again, or one page that compares several runs, computing nothing."),
+    "report": ("reports", "Write a study's report again, or one page that compares several runs, computing nothing."),
     "runs": ("runs", "Look into the stores: list, filter, compare, export and remove results."),
 }
 """Command → the module that has it, and its help in one line; in the order in which `--help` lists them."""

@@ -123,8 +123,8 @@ def _seen_sizes(
     seen: dict[tuple[str, str], list[Any]] = {}
     for attribute, dimensions in uses.sizes.items():
         path = paths.get(attribute.path, attribute.path)
-        old = vars(model.get_submodule(path)).get(attribute.name)
-        numbers = list(old) if isinstance(old, (list, tuple)) else [old]
+        old: Any = vars(model.get_submodule(path)).get(attribute.name)
+        numbers: list[Any] = list(old) if isinstance(old, (list, tuple)) else [old]
         if not uses.may_change(attribute) or any(type(number) is not int for number in numbers):
             continue
         sizes_by_number = {number: _sizes_after(places, dimensions, number, gone) for number in numbers}

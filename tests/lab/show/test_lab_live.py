@@ -78,6 +78,28 @@ def test_what_is_locked_is_running_and_what_was_killed_is_not(tmp_path: Path) ->
     assert live.progress(store).running == ()
 
 
+def stopped(path: Path) -> Store:
+    """A run that was killed: some of its cells are there, and nobody computes the rest."""
+    store = Store(path)
+    run_study(STUDY, store, FEW, progress=False, executor="serial")
+    store.delete(*list(store.query(kind="prune", columns=["id"])["id"])[:3])
+    return store
+
+
+def test_a_run_that_was_killed_says_what_is_left_and_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = live.progress(stopped(tmp_path))
+    assert (now.left, now.is_idle, now.is_over) == (3, True, False)
+    assert str(now) == "7 of 10 cells done, 0 running, 0 failed; nothing computes the 3 left"
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
+    watched = CliRunner().invoke(app, ["study", "watch", str(tmp_path), "--terminal"])
+    assert watched.exit_code == 0
+    assert naps == [1] * 10
+    assert "nothing computes the 3 cells that are left: the run was stopped" in watched.stderr
+
+
 def test_looking_writes_nothing(done: Store) -> None:
     def seen() -> dict[str, float]:
         return {

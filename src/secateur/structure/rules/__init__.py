@@ -1,6 +1,6 @@
 """The rule book: one small function for each ATen op, in files by kind. `RULES` has them by the op's name."""
 
-from secateur.structure.rules import contractions, elementwise, indexing, recurrent, reductions, shapes
+from secateur.structure.rules import contractions, elementwise, indexing, parts, recurrent, reductions, shapes
 from secateur.structure.rules.registry import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name, shape_of
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "freeze_all",
     "indexing",
     "op_name",
+    "parts",
     "recurrent",
     "reductions",
     "shape_of",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from secateur.structure.axes import Atom, Axis, fixed, is_fixed
+from secateur.structure.rules.parts import halve
 from secateur.structure.rules.registry import Call, Value, op_name, rule
-from secateur.structure.rules.shapes import halve
 
 # f(0) = 0: what is zero in the masked model stays zero.
 KEEP_ZERO = (

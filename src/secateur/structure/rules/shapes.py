@@ -8,12 +8,16 @@ from typing import Any
 
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, Axis, factor, fixed, freeze, is_fixed, product, resolve, split, total
+from secateur.structure.axes import Atom, Axis, factor, fixed, freeze, is_fixed, product, resolve, total
 from secateur.structure.rules.registry import Call, Value, freeze_all, rule
 
 
 def sources(value: Value) -> tuple[tuple[str, int] | None, ...]:
     return value.source or (None,) * len(value.axes)
+
+
+def with_axis(x: Value, dim: int, axis: Axis) -> Value:
+    return Value((*x.axes[:dim], axis, *x.axes[dim + 1 :]), x.zero)
 
 
 @rule(
@@ -195,98 +199,6 @@ def stack(call: Call) -> Value | list[Value]:
             call.unify(mine, other)
     axes.insert(dim, fixed(len(values), "stacked"))
     return Value(tuple(axes), all(v.zero for v in values))
-
-
-def cut_up(call: Call, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
-    """Write `axis` as consecutive parts of `sizes`."""
-    parts: list[Axis] = []
-    rest = resolve(axis)
-    for size in sizes[:-1]:
-        halves = split(rest, size)
-        if halves is None:
-            call.freeze(axis, because="split at a place that does not refine it")
-            return [fixed(s, f"split at {call.reason}") for s in sizes]
-        parts.append(halves[0])
-        rest = halves[1]
-    return [*parts, rest]
-
-
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
-def split_up(call: Call) -> list[Value]:
-    x: Value = call["self"]
-    dim = (call["dim"] or 0) % len(x.axes)
-    sizes = [int(t.shape[dim]) for t in call.node.meta["val"]]
-    parts = cut_up(call, x.axes[dim], sizes)
-    if "chunk" in str(call.node.target) or isinstance(call["split_size"], int):
-        # The code asks for equal parts, so they must stay equal.
-        for part in parts[1:]:
-            if part.size == parts[0].size:
-                call.unify(parts[0], part)
-    return [with_axis(x, dim, part) for part in parts]
-
-
-def halve(call: Call, x: Value, dim: int | None) -> list[Value]:
-    """Split `x` into two equal parts along `dim`, the last by default."""
-    at = (-1 if dim is None else dim) % len(x.axes)
-    size = x.axes[at].size // 2
-    return [with_axis(x, at, part) for part in cut_up(call, x.axes[at], [size, size])]
-
-
-def with_axis(x: Value, dim: int, axis: Axis) -> Value:
-    return Value((*x.axes[:dim], axis, *x.axes[dim + 1 :]), x.zero)
-
-
-@rule("unbind")
-def unbind(call: Call) -> list[Value]:
-    x: Value = call["self"]
-    dim = (call["dim"] or 0) % len(x.axes)
-    call.freeze(x.axes[dim], because="taken apart")
-    source = sources(x)
-    slice_value = Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
-    return [slice_value] * x.axes[dim].size
-
-
-@rule("select", "select_copy")
-def select(call: Call) -> Value:
-    x: Value = call["self"]
-    dim = call["dim"] % len(x.axes)
-    call.freeze(x.axes[dim], because="one entry is picked")
-    source = sources(x)
-    return Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
-
-
-@rule("slice", "narrow", "slice_copy")
-def slice_(call: Call) -> Value:
-    x: Value = call["self"]
-    dim = (call["dim"] or 0) % len(x.axes)
-    size, step = x.axes[dim].size, call["step"] or 1
-    if isinstance(call["start"], Value):
-        call.freeze(x.axes[dim], because="a part of it starts where the data says")
-        return with_axis(x, dim, fixed(call.shape[dim], "a part that starts where the data says"))
-    start = min(max(_index(call["start"], size), 0), size)
-    stop = start + call["length"] if call["length"] is not None else min(_index(call["end"], size, size), size)
-    if (start, stop, step) == (0, size, 1):
-        return x
-    if step > 1:
-        return with_axis(x, dim, _strided(call, x.axes[dim], start, step, call.shape[dim]))
-    parts = cut_up(call, x.axes[dim], [start, stop - start, size - stop])
-    return with_axis(x, dim, parts[1])
-
-
-def _index(value: Any, size: int, default: int = 0) -> int:
-    if not isinstance(value, int):
-        return default
-    return max(value + size, 0) if value < 0 else value
-
-
-def _strided(call: Call, axis: Axis, start: int, step: int, length: int) -> Axis:
-    """Every step-th unit: the axis is a product whose last factor is the step."""
-    halves = factor(axis, step) if axis.size % step == 0 and start < step and length == axis.size // step else None
-    if halves is None:
-        call.freeze(axis, because="sliced with a step")
-        return fixed(length, f"sliced with a step at {call.reason}")
-    freeze(halves[1], "interleaved")
-    return halves[0]
 
 
 @rule("roll", "flip")
