@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from secateur.criteria import CRITERIA, LossChange, NextLayer, SecondOrder, Snip, Taylor
+from secateur.criteria import CRITERIA, ActivationRank, LossChange, NextLayer, SecondOrder, Snip, Taylor
+from secateur.criteria.output_curvature import random_roots
 from secateur.criteria.read_sums import _crossed
 from secateur.criteria.weight_rows import parameters_of
 from secateur.structure import channels, weights
@@ -127,3 +128,30 @@ def test_sums_by_sample_and_unit_where_both_lie_along_one_dimension() -> None:
     samples, units = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([[0, 3], [1, 2]])
     assert _crossed(values, samples, units).tolist() == [[1.0, 6.0], [8.0, 0.0]]
     assert _crossed(values, samples[:1], units[1:]).tolist() == [[6.0]]
+
+
+@pytest.mark.parametrize("between", [[], [nn.ReLU(), nn.Flatten()], [nn.Flatten(), nn.Dropout()]])
+def test_ranks_are_those_of_maps_even_where_they_are_flattened(between: list[nn.Module]) -> None:
+    torch.manual_seed(0)
+    last: nn.Module = (
+        nn.Linear(2 * 12, 2) if between else nn.Sequential(nn.Conv2d(2, 1, (3, 4)), nn.Flatten(), nn.Linear(1, 2))
+    )
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 1), *between, last).eval(), torch.zeros(2, 1, 3, 4)
+    x[0, 0, :2, :2], x[1, 0, 0] = torch.eye(2), 1.0  # of rank 2, and 1
+    with torch.no_grad():
+        model[0].weight[:] = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
+        model[0].bias.zero_()
+    scores = ActivationRank((x, torch.zeros(2, dtype=torch.int64)))(model, channels(model, x))
+    assert scores["0"].tolist() == [1.5, 1.5]
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 2), (4, 2, 3)])
+def test_random_roots_have_the_curvature_of_every_output_of_every_sample(shape: tuple[int, ...]) -> None:
+    outputs, generator = torch.zeros(shape), torch.Generator().manual_seed(0)
+    ((root, sign),) = random_roots(outputs, outputs, mse_loss, generator, "draw")
+    each = 2 / outputs[0].numel()  # the second derivative of a mean of squares
+    torch.testing.assert_close(root.square(), torch.full(shape, each))
+    assert sign == 1
+    draws = [next(random_roots(outputs, outputs, mse_loss, generator, "draw"))[0] for _ in range(200)]
+    rows = torch.stack(draws).flatten(1)
+    torch.testing.assert_close(rows.T @ rows / 200, each * torch.eye(rows.shape[1]), rtol=0, atol=0.3 * each)

@@ -183,6 +183,16 @@ def test_dead_neurons_and_those_that_are_always_on() -> None:
     assert fast["0"][0] == fast["3"][0] == 0
 
 
+def test_wide_layers_of_which_few_neurons_are_on() -> None:
+    """Only their columns are gathered and multiplied."""
+    torch.manual_seed(0)
+    model = mlp(160, 150, 4)
+    with torch.no_grad():
+        for layer in (model[0], model[3]):
+            layer.bias[torch.randperm(len(layer.bias))[:-30]] = -100
+    check(model, *labelled(6, samples=8))
+
+
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_what_does_nothing_changes_nothing_to_the_last_bit(scale: float) -> None:
     model = mlp(8, 7)

@@ -464,7 +464,7 @@ class Splitting(nn.Module):
     ],
 )
 def test_which_dimension_a_splitting_attribute_sets_is_seen(split: Callable[[Tensor, int], Any], dim: int) -> None:
-    seen = watch(Splitting(split), (torch.randn(8, 8, 8),), {})
+    seen, _ = watch(Splitting(split), (torch.randn(8, 8, 8),), {})
     assert seen is not None
     assert {d.dim for d in seen.sizes[Attribute("", "size")]} == {dim}
     assert not seen.numbers
@@ -489,7 +489,7 @@ def test_a_number_that_is_a_root_of_a_size_is_taken_for_it(size: int, number: fl
         def forward(self, x: Tensor) -> Tensor:
             return x.view(-1, self.size) * number
 
-    seen = watch(Scales(), (torch.randn(2, size),), {})
+    seen, _ = watch(Scales(), (torch.randn(2, size),), {})
     assert seen is not None
     assert (Attribute("", "size") in seen.numbers) is known
 

@@ -103,7 +103,7 @@ def output_metrics(beside: Beside) -> dict[str, Tensor]:
         count += probed.samples
         for weight, rows in probed.drawn(generator).items():
             sums[weight] = sums.get(weight, 0) + rows.mT @ rows
-    return {weight: _root(total / max(count, 1)) for weight, total in sums.items()}
+    return {weight: _root(total / count) for weight, total in sums.items()}
 
 
 def _root(metric: Tensor) -> Tensor:
