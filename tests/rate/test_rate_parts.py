@@ -16,6 +16,7 @@ from secateur.rate.downdate import _of_convolution
 from secateur.rate.masks import Removals, rate
 from secateur.rate.population import Population
 from secateur.rate.program import Line, Programs, Unfit, leading_to
+from secateur.rate.samples import SampleLoss
 from secateur.rate.suffix import Shut, Suffix
 from secateur.search import Space, only
 from secateur.structure import channels, weights
@@ -23,7 +24,7 @@ from secateur.structure.flow import Flow
 from secateur.structure.ops import product_of, writes
 from secateur.structure.sites import with_zeros
 from secateur.testing.toys import hand_mlp
-from secateur.types import Sites
+from secateur.types import InputError, Sites
 
 
 class Net(nn.Module):
@@ -261,3 +262,53 @@ def test_a_convolution_in_groups_is_run_again() -> None:
         product = product_of(read.node)
         if product is not None and product.convolution:
             assert _of_convolution(product, read.source, product.weight, read) is None
+
+
+# ---- losses of single samples ----
+
+
+def test_a_loss_that_maps_over_no_samples_is_not_tried_again_so() -> None:
+    called = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        called.append(len(outputs))
+        return (outputs - targets).square().mean() * float(outputs.detach().abs().max() >= 0)
+
+    single = SampleLoss(loss, "score")
+    outputs, targets = torch.randn(4, 3), torch.zeros(4, 3)
+    expected = outputs.square().mean(1)
+    torch.testing.assert_close(single(outputs, targets), expected)
+    called.clear()
+    torch.testing.assert_close(single(outputs, targets), expected)
+    assert called == [1] * 4
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, lambda o, t: F.cross_entropy(o, t), F.nll_loss])
+@pytest.mark.parametrize("places", [(), (2,)])
+def test_the_losses_of_units_are_those_of_each_unit_by_itself(loss: Any, places: tuple[int, ...]) -> None:
+    outputs, targets = torch.randn(5, 4, 3, *places), torch.randint(0, 3, (4, *places))
+    each = SampleLoss(loss, "score")
+    losses = each.of_units(outputs, targets)
+    assert losses.shape == (5, 4)
+    for unit, row in zip(outputs, losses, strict=True):
+        torch.testing.assert_close(row, each(unit, targets))
+        singles = [loss(o[None], t[None]) for o, t in zip(unit, targets, strict=True)]
+        torch.testing.assert_close(row, torch.stack(singles))
+
+
+def test_a_loss_is_refused_that_is_not_the_mean_of_its_samples() -> None:
+    outputs, targets = torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1])
+    plain = SampleLoss(F.cross_entropy, "score")
+    losses = plain(outputs, targets)
+    plain.check(losses, outputs, targets)
+    plain.check(losses * (1 + 5e-5), outputs, targets)
+    plain.check(losses * 0, outputs * 0 + torch.tensor([[50.0, 0.0], [0.0, 50.0]]), targets)  # both next to nothing
+    for wrong in (losses * (1 + 2e-4), losses * (1 - 2e-4), losses * float("nan"), losses * 2):
+        with pytest.raises(InputError, match="plain mean of its samples"):
+            plain.check(wrong, outputs, targets)
+    weighted = SampleLoss(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0])), "score")
+    with pytest.raises(InputError, match="plain mean"):
+        weighted.check(weighted(outputs, targets), outputs, targets)
+    whole = SampleLoss(lambda o, t: (o - 1).square(), "score")
+    with pytest.raises(InputError, match="returns the mean, a scalar"):
+        whole(outputs, targets)

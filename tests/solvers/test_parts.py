@@ -14,7 +14,7 @@ from secateur.criteria.layer_inputs import LayerInputs
 from secateur.equations import LayerEquations
 from secateur.repair.consumers import layer_equations
 from secateur.solvers import SparseGPT, StructuredOBS, ThiNet, WoodFisher, joint_refit, output_metrics
-from secateur.solvers.joint_refit import _Curvature, _parts
+from secateur.solvers.joint_refit import GAIN, STEPS, _Curvature, _parts, _step
 from secateur.solvers.layer_problems import merged
 from secateur.solvers.refitting import Reader, by_fluctuation, by_output
 from secateur.structure import channels
@@ -112,3 +112,29 @@ def test_units_go_whose_part_in_their_readers_outputs_is_small_or_steady(centred
     readers = [Reader(layer, equations, metric, 0.01)]
     assert choose("0", 6, 6, readers) == order
     assert choose("0", 6, 2, readers * 2) == order[:2]
+
+
+@pytest.mark.parametrize(
+    ("near", "least", "taken"),
+    [
+        ([0.5, 0.1], 1.0, 0),  # the first that helps, not the best
+        ([2.0, 0.5], 1.0, 1),
+        ([2.0, 1.0], 1.0, None),
+        ([1.0 - GAIN / 2], 1.0, None),  # too little to be more than chance
+        ([1.0 - 2 * GAIN], 1.0, 0),
+        ([0.0], 0.0, None),  # the student is the teacher already
+        ([float("nan")], 1.0, None),
+    ],
+)
+def test_the_longest_step_that_helps_is_gone_and_none_where_nothing_is_to_gain(
+    near: list[float], least: float, taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_step = dict(zip(STEPS, [*near, *[9.0] * len(STEPS)], strict=False))
+    written: list[Any] = []
+    monkeypatch.setattr(joint_refit, "_moved", lambda beside, changes, step: step)
+    monkeypatch.setattr(joint_refit, "_held_out", lambda beside, wanted, step: by_step[step])
+    monkeypatch.setattr(joint_refit, "write", lambda student, step: written.append(step))
+    left = _step(SimpleNamespace(student=None), {}, [], least)  # type: ignore[arg-type]
+    assert written == ([] if taken is None else [STEPS[taken]])
+    assert left == (least if taken is None else near[taken])
+    assert list(STEPS) == sorted(STEPS, reverse=True)

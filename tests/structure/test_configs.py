@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from secateur.schedules import Iterative
 from secateur.selection.uniform import uniform
 from secateur.structure import ConfigWidth, config_widths, rebuilt_shapes
 from secateur.structure.configs import edits_of, kept_steps
-from secateur.structure.fitting import fitting_depth
+from secateur.structure.fitting import _depths, _scaled_sizes, fitting_depth
 from secateur.structure.rebuilding import Rebuilding
 from secateur.train import TrainOptions
 
@@ -297,3 +298,57 @@ def test_sizes_that_change_nothing_are_not_tried_together(monkeypatch: pytest.Mo
     widths = config_widths(model, sc.channels(model, x))
     assert {width.name for width in widths} == {"width and heads", "inner"}
     assert len(counts) < 150  # there are 1,771 triples of 23 sizes
+
+
+# ---- what is tried for a config ----
+
+
+@dataclass
+class Counts:
+    """Numbers of every kind that a config holds."""
+
+    width: int = 8
+    one: int = 1
+    none: int = 0
+    unset: int = -2
+    odd: int = 3
+    blocks: int = 4
+    first: int = 2
+    kinds: list[Any] = field(default_factory=lambda: ["a", "b", "c", "d"])
+    chosen: list[Any] = field(default_factory=lambda: [0, 3])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def test_sizes_are_scaled_to_whole_ones_that_are_others() -> None:
+    tried = list(_scaled_sizes(Counts(kinds=[], chosen=[]), [Fraction(0), Fraction(1, 2), Fraction(2, 3)]))
+    assert tried == [
+        *({("blocks",): new} for new in (0, 2)),
+        *({("first",): new} for new in (0, 1)),
+        *({("odd",): new} for new in (0, 2)),
+        *({("width",): new} for new in (0, 4)),
+    ]
+
+
+def test_fewer_blocks_are_a_smaller_depth_shorter_lists_smaller_counts_and_other_numbers() -> None:
+    tried = list(_depths(Counts(), 4, [0, 2, 3]))
+    depth, kinds = ("blocks",), ("kinds",)
+    assert tried[:3] == [
+        {depth: 3, kinds: ["a", "c", "d"]},
+        {depth: 3},
+        {depth: 3, kinds: ["a", "c", "d"]},
+    ]
+    assert {kinds: ["a", "c", "d"]} in tried
+    assert {("first",): 1} in tried  # of the first two blocks the first stays
+    assert {("odd",): 2} in tried
+    assert {("one",): 1} in tried
+    assert {("chosen",): [0, 2]} in tried  # blocks 0 and 3 are 0 and 2 by now
+    touched = {place for change in tried for place in change}
+    assert touched == {depth, kinds, ("first",), ("odd",), ("one",), ("chosen",)}
+
+
+def test_numbers_of_blocks_that_went_go_and_lists_of_other_numbers_stay() -> None:
+    assert {("chosen",): [2]} in _depths(Counts(), 4, [1, 2, 3])
+    for other in ([], [0, 4], [-1, 2], ["a", 1]):
+        assert not any(("chosen",) in change for change in _depths(Counts(chosen=other), 4, [1, 2, 3]))

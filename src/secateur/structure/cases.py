@@ -88,7 +88,7 @@ class Cases:
 
     def _cases(self, frame: Frame, redrawn: bool, double: bool) -> Iterator[Case]:
         reference, statistics = self.reference, None
-        for seed, gain in DRAWS if self.cheap else DRAWS[:1]:
+        for seed, gain in enumerate(GAINS if self.cheap else GAINS[:1]):
             inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, redrawn=redrawn)
             inputs = inputs if double else as_typed(inputs, reference.inputs)
             statistics = statistics or self._statistics(frame, inputs)
@@ -106,5 +106,5 @@ class Cases:
         return reference.statistics_at(as_typed(inputs, reference.inputs))
 
 
-DRAWS = ((0, 1.0), (1, 2.0), (2, 0.5))
-"""Seeds, and how much each layer amplifies: what saturates with one gain is in its middle with another."""
+GAINS = (1.0, 2.0, 0.5)
+"""How much each layer amplifies, a draw each: what saturates with one gain is in its middle with another."""

@@ -152,10 +152,14 @@ def _other_sizes(
         if name is None or "norm" not in op_name(node) or _own_tensors(modules[path]):
             continue
         seen = structure.values.get(node.args[0])  # type: ignore[arg-type]
-        kept = [int(keep_vector(axis, gone).sum()) for axis in seen.axes] if isinstance(seen, Value) else []
+        if not isinstance(seen, Value):
+            continue
+        kept = [int(keep_vector(axis, gone).sum()) for axis in seen.axes]
         old = getattr(modules[path], name)
-        new: int | list[int] = kept[-len(old) :] if isinstance(old, (list, tuple)) else (kept[1:2] or [old])[0]
-        if kept and differs(old, new):
+        # An instance norm runs as a norm of samples × channels.
+        several = isinstance(old, (list, tuple))
+        new: int | list[int] = kept[-len(old) :] if several else old * kept[1] // seen.axes[1].size
+        if differs(old, new):
             yield path, name, new
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.randomness import private_draws
-from secateur.state import evaluating, first_names, fresh
+from secateur.state import evaluating, first_names, fresh, tensors
 from secateur.structure.axes import Atom
 from secateur.structure.cases import Cases
 from secateur.structure.difference import difference, is_usable
@@ -115,10 +115,10 @@ def _in_double(cases: WholeCases, cut: nn.Module) -> tuple[float | None, list[st
         return None, [f"the whole model in float64: {first_line(error)}"]
     if not is_usable(expected):
         return None, ["the whole model in float64: it answers with NaN"]
-    tensors, paths = dict(_tensors(cut)), cases.paths()
+    tensors_by_name, paths = tensors(cut), cases.paths()
     answers = run_substituted(
         cut,
-        lambda name: tensors[name].clone(),
+        lambda name: tensors_by_name[name].clone(),
         cases.inputs(double=True),
         lambda module, inputs: _run(module, inputs, paths),
     )
@@ -133,12 +133,6 @@ def _differs(deviation: float, on: str) -> str:
         f"the whole cut model differs from the masked one by {deviation:.2e} (relative) on {on}, so it was not returned. "
         "Leave out sites (ignore=...) until it passes to find the one, and please report the model."
     )
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for named in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
-        for name, tensor in named:
-            yield name, tensor.detach()
 
 
 def _run(module: nn.Module, inputs: Inputs, paths: list[str]) -> Any:

@@ -25,14 +25,13 @@ def linear(call: Call) -> Value:
     if bias is not None:
         call.unify(bias.axes[0], weight.axes[0])
         call.role(bias, 0, "out")
-    return Value((*x.axes[:-1], weight.axes[0]), _linear_zero(x, weight, bias))
+    return Value((*x.axes[:-1], weight.axes[0]), _product_zero(x, x.axes[:-1], weight, bias))
 
 
-def _linear_zero(x: Value, weight: Value, bias: Value | None) -> bool:
+def _product_zero(x: Value, earlier: tuple[Axis, ...], weight: Value, bias: Value | None) -> bool:
     """Rows of the weight are zero with their bias; earlier axes of x (heads, experts) only where there is no bias."""
     rows = weight.zero and (bias is None or bias.zero)
-    earlier = all(is_fixed(a) for a in x.axes[:-1]) or (x.zero and bias is None)
-    return rows and earlier
+    return rows and (all(map(is_fixed, earlier)) or (x.zero and bias is None))
 
 
 CONVOLUTIONS = "conv1d conv2d conv3d convolution"
@@ -60,7 +59,7 @@ def convolution(call: Call) -> Value:
         call.unify(bias.axes[0], out)
         call.role(bias, 0, "out")
     freeze(product(*weight.axes[2:]), "kernel size")
-    zero = weight.zero and (bias is None or bias.zero)
+    zero = _product_zero(x, x.axes[:1] if batched else (), weight, bias)
     spatial = tuple(fixed(s, "spatial axis") for s in call.shape[2 if batched else 1 :])
     for axis in x.axes[2 if batched else 1 :]:
         call.freeze(axis, because="convolved over")
@@ -286,8 +285,10 @@ def bilinear(call: Call) -> Value:
     a, b, weight, bias = call["input1"], call["input2"], call["weight"], call["bias"]
     contract(call, a, weight, a.axes[-1], weight.axes[1])
     contract(call, b, weight, b.axes[-1], weight.axes[2])
+    for mine, other in zip(a.axes[:-1], b.axes[:-1], strict=True):
+        call.unify(mine, other)
     for dim, role in enumerate(("out", "in", "in")):
         call.role(weight, dim, role)
     if bias is not None:
         call.unify(bias.axes[0], weight.axes[0])
-    return Value((*a.axes[:-1], weight.axes[0]), weight.zero)
+    return Value((*a.axes[:-1], weight.axes[0]), _product_zero(a, a.axes[:-1], weight, bias))

@@ -34,8 +34,8 @@ def recurrent(call: Call) -> list[Value]:
         layer_in = total(*([outer] * directions))
     for state, axis in zip(states, (outer, inner), strict=False):
         call.unify(state.axes[-1], axis)
-    freeze(product(*x.axes[:-1]), "time and batch axes")
-    zero = all(s.zero for s in states)
+    _freeze_all_but_units(x, *states)
+    zero = all(value.zero for value in (*states, *params))
     outputs = [Value((*x.axes[:-1], layer_in), zero)]
     outputs += [Value((*s.axes[:-1], axis), zero) for s, axis in zip(states, (outer, inner), strict=False)]
     return outputs
@@ -53,9 +53,21 @@ def cell(call: Call) -> Value | list[Value]:
     _tie(call, x, params, gates, x.axes[-1], hidden, hidden, projected=False)
     for state in states:
         call.unify(state.axes[-1], hidden)
-    freeze(product(*x.axes[:-1]), "time and batch axes")
-    outputs = [Value((*x.axes[:-1], hidden), all(s.zero for s in states)) for _ in states]
+    _freeze_all_but_units(x, *states)
+    zero = all(value.zero for value in (*states, *params))
+    outputs = [Value((*x.axes[:-1], hidden), zero) for _ in states]
     return outputs if several else outputs[0]
+
+
+def _require_zero(call: Call, weight: Value, units: Axis) -> None:
+    """Freeze what a weight sums over where masking does not make the weight zero."""
+    if not weight.zero:
+        call.freeze(units, because="summed with values that masking does not make zero")
+
+
+def _freeze_all_but_units(*values: Value) -> None:
+    for value in values:
+        freeze(product(*value.axes[:-1]), "time and batch axes")
 
 
 def _hidden(w_ih: Value, gates: int) -> Axis:
@@ -74,6 +86,7 @@ def _tie(
     contract(call, x, w_ih, layer_in, w_ih.axes[1])
     call.unify(w_hh.axes[0], w_ih.axes[0])
     call.unify(w_hh.axes[1], outer)
+    _require_zero(call, w_hh, outer)
     call.role(w_ih, 0, "out")
     call.role(w_ih, 1, "in")
     call.role(w_hh, 0, "out")
@@ -82,6 +95,7 @@ def _tie(
         *rest, w_hr = rest
         call.unify(w_hr.axes[0], outer)
         call.unify(w_hr.axes[1], inner)
+        _require_zero(call, w_hr, inner)
         call.role(w_hr, 0, "out")
         call.role(w_hr, 1, "in")
     for bias in rest:

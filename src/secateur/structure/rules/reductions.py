@@ -165,8 +165,9 @@ def group_norm(call: Call) -> Value | list[Value]:
     if parts is None:
         return freeze_all(call, "groups that the channels cannot be divided by")
     call.ties.groups[call.node] = parts[0]
-    call.statistic(parts[1])
-    return Value(x.axes, weight is not None and bias is not None and weight.zero and bias.zero)
+    call.statistic(parts[1], *x.axes[2:])
+    scaled = weight is not None and bias is not None and weight.zero and bias.zero
+    return Value(x.axes, scaled and all(map(is_fixed, (x.axes[0], *x.axes[2:]))))
 
 
 @rule("_weight_norm")

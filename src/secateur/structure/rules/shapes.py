@@ -228,17 +228,21 @@ def pad(call: Call) -> Value:
     x: Value = call["self"]
     widths = list(call["pad"])
     axes = list(x.axes)
+    padded: set[int] = set()
     for i in range(0, len(widths), 2):
         before, after = widths[i], widths[i + 1]
         dim = len(axes) - 1 - i // 2
         if before == after == 0:
             continue
+        padded.add(dim)
         if is_fixed(axes[dim]) or min(before, after) < 0 or call["mode"] not in (None, "constant"):
             call.freeze(axes[dim], because="padded")
             axes[dim] = fixed(call.shape[dim], "padded")
         else:
             axes[dim] = total(fixed(before, "padding"), axes[dim], fixed(after, "padding"))
-    return Value(tuple(axes), x.zero)
+    # Along one dimension a number stands beside the units; along another in each of them.
+    beside = all(padded <= {dim} for dim, axis in enumerate(x.axes) if not is_fixed(axis))
+    return Value(tuple(axes), x.zero and (not call["value"] or beside))
 
 
 @rule(
@@ -261,13 +265,14 @@ def pixel_shuffle(call: Call) -> Value:
     x: Value = call["self"]
     square = call["upscale_factor"] ** 2
     channels, pixels = _regroup(call, [x.axes[-3]], [x.axes[-3].size // square, square])
-    freeze(pixels, "pixels of a shuffle")
+    freeze(product(pixels, *x.axes[-2:]), "pixels of a shuffle")
     return Value((*x.axes[:-3], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
 
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(call: Call) -> Value:
     x: Value = call["self"]
+    freeze(product(*x.axes[-2:]), "pixels of a shuffle")
     channels = product(x.axes[-3], fixed(call["downscale_factor"] ** 2, "pixels"))
     return Value((*x.axes[:-3], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
 
