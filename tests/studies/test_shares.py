@@ -136,9 +136,11 @@ def test_named_methods_take_no_options_of_criteria(tmp_path: Path, key: str) -> 
         by_name(str(file)).plan({"steps": 8})
 
 
-def test_a_schedule_that_would_empty_a_layer_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"iterative in 4 cannot be compared: minimum=0 would empty a site"):
-        study_of(tmp_path, 'schedule = "iterative"')
+def test_the_steps_of_a_schedule_leave_every_layer_a_unit(tmp_path: Path) -> None:
+    """In one shot a layer may lose all; steps go on from a network that is cut."""
+    study, store = study_of(tmp_path, 'schedule = "iterative"'), Store(tmp_path / "store")
+    assert run_study(study, store, {"epochs": 1}, progress=False, executor="serial").exit_code == 0
+    assert (store.query(kind="prune")["units_removed"] > 0).all()
 
 
 def test_a_store_knows_the_file_that_its_study_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,8 +200,8 @@ def test_the_report_tells_the_bytes_of_the_tensors_on_disk(tmp_path: Path) -> No
     result = Share(2)(mlp(), X)
     folder = result.save(tmp_path / "small")
     on_disk = sum((folder / name).stat().st_size for name in (MODEL, EDITS))
-    # What is told is the tensors; the edit's own codebooks lie beside them.
-    assert result.report.bytes[1] <= on_disk <= result.report.bytes[1] + 600
+    # What is told is the tensors; the edit's own codebooks lie beside them, and some of what the model answers.
+    assert result.report.bytes[1] <= on_disk <= result.report.bytes[1] + 700
 
 
 def test_weights_that_no_longer_share_are_stored_as_they_are(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.calls import looking, shaping, usual
 from secateur.randomness import private_draws
 from secateur.runtimes.inputs import caller
-from secateur.state import evaluating, tensors
+from secateur.state import called_in_place, evaluating, fresh, split_inputs, tensors
 from secateur.switches import math_attention, plain_operations, unfused_attention
 from secateur.types import ExampleInputs, InputError
 from secateur.wrappers import check_module
@@ -195,10 +195,10 @@ def peak_memory(model: nn.Module, example_inputs: ExampleInputs) -> int:
     192
     """
     check_module(model, "peak_memory")
-    call = caller(model, example_inputs)
-    counter = LiveBytes([*tensors(model).values(), *tree_leaves(example_inputs)])
+    inputs = fresh(*split_inputs(example_inputs))
+    counter = LiveBytes([*tensors(model).values(), *tree_leaves(inputs)])
     with evaluating(model), private_draws(), counter:
-        call()
+        called_in_place(model, *inputs)
     return counter.peak
 
 

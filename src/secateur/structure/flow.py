@@ -22,6 +22,7 @@ from secateur.structure.infer import Structure, infer
 from secateur.structure.makers import Maker, OwnTensors, makers_of, root_of, weight_nodes
 from secateur.structure.ops import writes
 from secateur.structure.rules import Value, op_name
+from secateur.structure.rules.parts import picks_from_alike
 from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import check_same_model
 from secateur.structure.trace import Graph, trace
@@ -29,6 +30,10 @@ from secateur.trees import leaves_within
 from secateur.types import ExampleInputs, InputError, Sites, TraceError
 
 __all__ = ["Flow", "Read", "Tap", "Tapped", "outputs_of", "reads", "returned", "tensor_names"]
+
+
+PICKING = {"select", "select_copy", "slice", "narrow", "slice_copy"}
+"""Ops that take some entries; of a tensor in which all are alike, they stand for no unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +94,7 @@ def reads(structure: Structure) -> dict[str, tuple[Read, ...]]:
     reads_by_site: dict[str, list[Read]] = {name: [] for name in structure.sites}
     weights = weight_nodes(structure)
     for node in structure.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or (op_name(node) in PICKING and picks_from_alike(node)):
             continue
         left = _atoms(structure.values.get(node)) - _made_anew(structure, node, weights)
         for atom, source, dim in _operands(structure, node, weights):

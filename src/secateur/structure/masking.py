@@ -25,7 +25,7 @@ from secateur.types import InputError, Keep, Sites
 __all__ = ["mask"]
 
 STATISTICS = ("kept", "all")
-IN_TRAINING = "call eval() on it, or mask with statistics='all', where norms see the zeros too"
+IN_TRAINING = "call .eval() on it, or mask with statistics='all', where norms see the zeros too"
 
 
 @usual

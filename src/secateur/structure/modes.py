@@ -164,7 +164,7 @@ def check_mode(training: bool, reason: str) -> None:
     """
     if training:
         raise InputError(
-            f"this graph computes what the model does in eval mode alone: {reason}. Call eval() on it first; to train it, "
+            f"this graph computes what the model does in eval mode alone: {reason}. Call .eval() on it first; to train it, "
             "cut a model whose layers read the mode, as torch's do, or one that needs no graph"
         )
 

@@ -61,7 +61,7 @@ def unbind(call: Call) -> list[Value]:
 def select(call: Call) -> Value:
     x: Value = call["self"]
     dim = call["dim"] % len(x.axes)
-    if call["index"] not in (0, -1) or not _all_same(call.node):
+    if call["index"] not in (0, -1) or not picks_from_alike(call.node):
         call.freeze(x.axes[dim], because="one entry is picked")
     source = sources(x)
     return Value(x.axes[:dim] + x.axes[dim + 1 :], x.zero, source[:dim] + source[dim + 1 :])
@@ -70,9 +70,11 @@ def select(call: Call) -> Value:
 CONSTANT = {"zeros_like", "ones_like", "full_like", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full"}
 
 
-def _all_same(node: Node) -> bool:
+def picks_from_alike(node: Node) -> bool:
     """Whether all entries of what a node picks from are one number, as nothing else than ops that read has it."""
     source: Any = node.args[0]
+    if not isinstance(source, Node):
+        return False
     schemas = [getattr(user.target, "_schema", None) for user in source.users if user is not node]
     return op_name(source) in CONSTANT and all(
         schema is not None and not schema.is_mutable and not any(r.alias_info for r in schema.returns)
@@ -92,7 +94,7 @@ def slice_(call: Call) -> Value:
     stop = start + call["length"] if call["length"] is not None else min(_index(call["end"], size, size), size)
     if (start, stop, step) == (0, size, 1):
         return x
-    if (start, stop, step) == (0, 1, 1) and _all_same(call.node):
+    if (start, stop, step) == (0, 1, 1) and picks_from_alike(call.node):
         return with_axis(x, dim, fixed(1))
     if step > 1:
         return with_axis(x, dim, _strided(call, x.axes[dim], start, step, call.shape[dim]))

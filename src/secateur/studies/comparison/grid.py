@@ -85,9 +85,7 @@ def _try(method: Pruning, minimum: int) -> None:
     toy, samples = _toy()
     sites = channels(toy, samples[0][:1]) if method.unit == "channels" else weights(toy)
     try:
-        # One shot may empty a layer, and its zeros are rated; a schedule's steps may not, whatever the network.
-        least = minimum if method.schedule != ONE_SHOT else 1
-        ways = {"seed": 0, "minimum": min(least, 1), "loss": networks.PLAIN, "train": None}
+        ways = {"seed": 0, "minimum": min(minimum, 1), "loss": networks.PLAIN, "train": None}
         _remove(method, toy, sites, samples, 0.5, ways)
     except SecateurError as error:
         raise type(error)(f"{method.label} cannot be compared: {error}") from error
@@ -183,7 +181,9 @@ def _scheduled(
     method: Pruning, scorer: Criterion, images: Data, sparsity: float, ways: Mapping[str, Any]
 ) -> Callable[[nn.Module, Sites], Result]:
     offered: dict[str, Any] = {"criterion": scorer, "sparsity": sparsity, "steps": method.steps, "scope": method.scope}
-    offered |= {"minimum": ways["minimum"], "train": ways["train"]}
+    # One shot may empty a layer, and its zeros are rated; the steps of a schedule go on from a network that is cut.
+    least = max(ways["minimum"], 1) if method.unit == "channels" else ways["minimum"]
+    offered |= {"minimum": least, "train": ways["train"]}
     if method.schedule == "iterative":
         return schedules.Iterative(**offered, round_to=1)
     schedule: Callable[[nn.Module, Sites], Result] = made(method.schedule, "schedule", {**offered, "data": images})
