@@ -114,7 +114,7 @@ def test_code_of_train_mode_is_refused_where_a_graph_is_interpreted() -> None:
     x = torch.randn(3, 4)
     masked = sc.mask(model, sc.channels(model, x), KEEP)
     masked(x)
-    with pytest.raises(InputError, match=r"in eval mode alone: .* call eval\(\) on it, or mask with statistics='all'"):
+    with pytest.raises(InputError, match=r"in eval mode alone: .* call .eval\(\) on it, or mask with statistics='all'"):
         masked.train()(x)
 
 

@@ -70,7 +70,9 @@ def test_a_branch_on_the_mode_is_refused_in_words() -> None:
     assert not result.model.training
     x = torch.randn(2, 3, 6, 6)
     result.model(x)
-    with pytest.raises(InputError, match=r"in eval mode alone: train mode runs aten.flip .* Call eval\(\) on it first"):
+    with pytest.raises(
+        InputError, match=r"in eval mode alone: train mode runs aten.flip .* Call .eval\(\) on it first"
+    ):
         result.model.train()(x)
 
 
