@@ -216,3 +216,30 @@ def test_lengths_that_must_be_one_are_checked() -> None:
     for wrong in [(others[0], others[1][:2], others[2]), (others[0], others[1], others[2][:, :1])]:
         with pytest.raises(InputError, match="this graph takes inputs of which inputs"):
             result.model(*wrong)
+
+
+class PaddedWindows(nn.Module):
+    """Pads a height to whole windows before each layer: what the sizes are grows with every one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 if n == 0 else 4, 4, 3, stride=2, padding=1) for n in range(4))
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.pad(x, (0, -x.shape[3] % 7, 0, -x.shape[2] % 7))
+            x = layer(x).relu()
+        answer: Tensor = self.fc(x.mean((2, 3)))
+        return answer
+
+
+def test_of_sizes_that_grow_without_end_the_batch_alone_is_free() -> None:
+    torch.manual_seed(0)
+    model, x = PaddedWindows().eval(), torch.randn(2, 3, 32, 32)
+    sites = sc.channels(model, x)
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.5, scope="layer", sites=sites)
+    graph = sc.cut(model, sites, keep, form="graph")
+    assert graph.meta["shapes"] == ((None, 3, 32, 32),)
+    more = torch.randn(5, 3, 32, 32)
+    torch.testing.assert_close(graph(more), sc.mask(model, sites, keep)(more))

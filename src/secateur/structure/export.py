@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.difference import compared_tensors, difference, is_usable
 from secateur.structure.free_sizes import FreeSizes
 from secateur.structure.outputs import Holdings, Stored, opaque_type
-from secateur.structure.traceable import by_shapes, open_lengths
+from secateur.structure.traceable import LongSizesError, by_shapes, open_lengths
 from secateur.trees import TreeDef, tensors_within
 
 __all__ = ["Export", "answers_otherwise", "export", "program_inputs"]
@@ -87,7 +87,10 @@ def export(
     """
 
     def attempt(silent: Sequence[nn.Module]) -> Export:
-        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), free)
+        for shapes in (_any_shapes(args, kwargs), _any_shapes(args, kwargs, dims=1)) if free else ():
+            with suppress(LongSizesError):
+                return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), shapes)
+        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), None)
 
     exported = attempt(())
     silent = _silent(model, exported, touched)
@@ -108,18 +111,17 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap, free: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap, shapes: Any
 ) -> Export:
     with (
         _exporter,
         _quiet(),
         _empty_buffers_apart(model),
         by_shapes() as traceable,
-        open_lengths() if free else nullcontext(),
+        nullcontext() if shapes is None else open_lengths(),
         deciding_as(values) as begin,
         tap.listening(begin),
     ):
-        shapes = _any_shapes(args, kwargs) if free else None
         program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     _fit_any_layout(program)
     stored = _part_outputs(program, tap)
@@ -142,12 +144,13 @@ def _fit_any_layout(program: ExportedProgram) -> None:
             module.recompile()
 
 
-def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Every size of the inputs as one that the exporter may leave open."""
+def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any], dims: int | None = None) -> Any:
+    """Every size of the inputs, or those of the first dimensions, as one that the exporter may leave open."""
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
-            shapes[leaf] = [torch.export.Dim.AUTO] * leaf.dim()
+            count = leaf.dim() if dims is None else min(dims, leaf.dim())
+            shapes[leaf] = [torch.export.Dim.AUTO] * count + [torch.export.Dim.STATIC] * (leaf.dim() - count)
     return shapes
 
 

@@ -18,7 +18,7 @@ from torch._subclasses import fake_impls
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Traceable", "by_shapes", "open_lengths"]
+__all__ = ["LongSizesError", "Traceable", "by_shapes", "open_lengths"]
 
 GROUPED = [torch.ops.aten._grouped_mm.default] if hasattr(torch.ops.aten, "_grouped_mm") else []
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
@@ -95,6 +95,26 @@ class _DataDetached(TorchFunctionMode):
         return args[0].detach() if func == DATA else func(*args, **(kwargs or {}))
 
 
+LONGEST = 24
+"""Of how many terms and operators a size may be made: what windows and paddings make of a height grows with every layer."""
+
+
+class LongSizesError(Exception):
+    """What sizes are cannot be said in short, and would take the exporter minutes to work out."""
+
+
+class _ShortSizes(TorchFunctionMode):
+    """Gives up where the sizes of tensors become long expressions of those of the inputs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes: tuple[Any, ...] = tuple(result.shape) if isinstance(result, Tensor) else ()
+        for size in sizes:
+            if isinstance(size, torch.SymInt) and size.node.expr.count_ops() > LONGEST:
+                raise LongSizesError
+        return result
+
+
 @contextmanager
 def open_lengths() -> Iterator[None]:
     """Let this thread's ``len(x)`` of a tensor be its first size, which the exporter may leave open: a length of Python is a number."""
@@ -106,7 +126,8 @@ def open_lengths() -> Iterator[None]:
 
     vars(builtins)["len"] = length
     try:
-        yield
+        with _ShortSizes():
+            yield
     finally:
         vars(builtins)["len"] = original
 
