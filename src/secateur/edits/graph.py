@@ -52,7 +52,7 @@ class GraphCut(Edit):
         structure = graph_structure(model, trace(model, inputs), free)
         for name, keep_mask in self.keep.items():
             _check_mask(structure, name, keep_mask)
-        gone = {structure.units[name]: keep_mask for name, keep_mask in self.keep.items() if not bool(keep_mask.all())}
+        gone = structure.gone(self.keep)
         small = apply_plan(model, make_plan(model, structure, gone))
         graph = graph_form(small, structure, gone, train_mode(model, structure.graph))
         if self.shapes:

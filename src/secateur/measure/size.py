@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.calls import looking, shaping, usual
 from secateur.randomness import private_draws
-from secateur.runtimes.inputs import caller
 from secateur.state import called_in_place, evaluating, fresh, split_inputs, tensors
 from secateur.switches import math_attention, plain_operations, unfused_attention
 from secateur.types import ExampleInputs, InputError
@@ -132,11 +131,11 @@ def macs(model: nn.Module, example_inputs: ExampleInputs) -> int:
     True
     """
     check_module(model, "macs")
-    call = caller(model, example_inputs)
+    inputs = fresh(*split_inputs(example_inputs))
     counter = FlopCounterMode(display=False, custom_mapping=MORE_PRODUCTS)
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]
     with evaluating(model), private_draws(), unfused_attention(), math_attention(), plain_operations(), counter:
-        call()
+        called_in_place(model, *inputs)
     return int(counter.get_total_flops()) // 2
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
+from secateur.structure.nodes import tensor_holders
 from secateur.types import InputError, brief
 
 __all__ = ["PLAIN", "Shapes", "Span", "check_left_out", "in_span", "require_inputs", "span_in_words"]
@@ -33,7 +34,7 @@ def require_inputs(graph: GraphModule, shapes: Shapes, free: FreeSizes | None = 
         free: where some sizes may be others: what must be true of them besides.
     """
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    inputs = [node for node in holders if isinstance(node.meta.get("val"), Tensor)]
+    inputs = tensor_holders(graph.graph)
     plain = [node for node in holders if "val" in node.meta and type(node.meta["val"]) in (*PLAIN, type(None))]
     conditions: dict[str, None] = {}
     with graph.graph.inserting_before(holders[-1].next):

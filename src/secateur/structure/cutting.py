@@ -137,7 +137,7 @@ def cut_with_plan(
     for name, keep_mask in checked.items():
         if not bool(keep_mask.any()):
             raise CutError(f"cut: every unit of {name!r} would go and nothing would pass it; keep at least one")
-    gone = {structure.units[name]: keep_mask for name, keep_mask in checked.items() if not bool(keep_mask.all())}
+    gone = structure.gone(checked)
     reference = Reference(model, sites, checked)
     cases = WholeCases(reference) if structure.graph.regions else Cases(reference)
     plan = make_plan(model, structure, gone)
@@ -167,7 +167,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
     if not isinstance(sites.structure, Structure):
         return cut(model, sites, keep)
     structure, checked = sites.structure, check_keep(sites, keep)
-    gone = {structure.units[name]: kept for name, kept in checked.items() if not bool(kept.all())}
+    gone = structure.gone(checked)
     plan = make_plan(model, structure, gone)
     small = apply_plan(model, plan)
     for attributes in _attribute_sets(model, structure, gone, plan.attributes):
@@ -195,9 +195,7 @@ def _graph_form(
     for free in (True, False):
         try:
             traced = graph_structure(reference.model, structure.graph, free)
-            gone = {
-                traced.units[name]: keep_mask for name, keep_mask in reference.keep.items() if not bool(keep_mask.all())
-            }
+            gone = traced.gone(reference.keep)
             graph = graph_form(small, traced, gone, train_mode(reference.model, traced.graph))
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)

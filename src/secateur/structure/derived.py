@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from secateur.calls import usual
 from secateur.state import modes_kept, own_tensors
+from secateur.structure.nodes import module_paths
 from secateur.untouched import copied
 from secateur.wrappers import check_module
 
@@ -34,7 +35,7 @@ def parametrized(model: nn.Module, graph: fx.Graph, tensors: Mapping[Node, str])
         return {}
     makers: dict[str, Node] = {}
     for node in graph.nodes:
-        stack = {path for path, _ in (node.meta.get("nn_module_stack") or {}).values()}
+        stack = set(module_paths(node))
         if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
             makers |= {path: node for path in lists if path in stack}
     holders = {name: node for node, name in tensors.items()}

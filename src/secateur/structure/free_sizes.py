@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from secateur.structure.schemas import named_arguments
+from secateur.structure.nodes import named_arguments, tensor_holders
 
 __all__ = ["Arithmetic", "FreeSizes", "Letters", "Size", "with_free_sizes"]
 
@@ -90,7 +90,7 @@ def with_free_sizes(program: ExportedProgram) -> FreeSizes:
     """
     environment = _environment(program.graph)
     user_inputs = set(program.graph_signature.user_inputs)
-    holders = [n for n in _tensor_holders(program.graph) if n.name in user_inputs]
+    holders = [n for n in tensor_holders(program.graph) if n.name in user_inputs]
     shapes = tuple(tuple(map(_size, node.meta["val"].shape)) for node in holders)
     sources, arguments = dict[int, dict[Any, tuple[Node, int]]](), dict[Node, dict[str, Any]]()
     for module in (m for m in program.graph_module.modules() if isinstance(m, GraphModule)):
@@ -117,14 +117,10 @@ def _environment(graph: fx.Graph) -> Any:
     return next(tensor for tensor in tensors if isinstance(tensor, Tensor)).fake_mode.shape_env  # type: ignore[attr-defined]
 
 
-def _tensor_holders(graph: fx.Graph) -> list[Node]:
-    return [n for n in graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
-
-
 def _sources(graph: fx.Graph) -> dict[Any, tuple[Node, int]]:
     """Where the size that a letter stands for can be read."""
     places: dict[Any, tuple[Node, int]] = {}
-    for node in _tensor_holders(graph):
+    for node in tensor_holders(graph):
         for dim, size in enumerate(map(_size, node.meta["val"].shape)):
             if not isinstance(size, int) and size.is_Symbol:
                 places.setdefault(size, (node, dim))

@@ -17,8 +17,8 @@ from secateur.structure.free_sizes import Arithmetic
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.modes import TrainMode, require_mode
+from secateur.structure.nodes import named_arguments, set_arguments
 from secateur.structure.rules import op_name
-from secateur.structure.schemas import named_arguments, set_arguments
 from secateur.structure.signature import called_like
 from secateur.structure.trace import Graph, exported_like, trace
 from secateur.types import CutError

@@ -19,6 +19,7 @@ from secateur.structure.held import mapped_numbers
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.mend import Edits, differs
+from secateur.structure.nodes import module_paths
 from secateur.structure.sized_axes import SizedAxes
 from secateur.structure.watch import watch
 
@@ -194,7 +195,7 @@ def _guesses(
     new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
     for node in structure.values:
         pairs = size_changes(structure, node, gone)
-        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] if pairs else []
+        stack = module_paths(node) if pairs else []
         for old, new in pairs:
             for path in reversed(stack):
                 new_sizes_by_path.setdefault(path, {}).setdefault(old, set()).add(new)

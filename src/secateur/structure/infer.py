@@ -21,7 +21,7 @@ from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import Graph
-from secateur.types import OUTPUT, Member, Role, Site, layer_of
+from secateur.types import OUTPUT, Keep, Member, Role, Site, layer_of
 
 __all__ = ["Structure", "attribute", "infer"]
 
@@ -58,6 +58,10 @@ class Structure:
     units: Mapping[str, Atom]
     frozen: Mapping[str, str]
     derived: Mapping[str, Value] = field(default_factory=dict)
+
+    def gone(self, keep: Keep) -> dict[Atom, Tensor]:
+        """Return the keep vectors of the axes that are cut: of the sites that do not keep all units."""
+        return {self.units[name]: keep_mask for name, keep_mask in keep.items() if not bool(keep_mask.all())}
 
 
 WORTH_A_MODULE = 0.7

@@ -20,6 +20,7 @@ from secateur.state import own_tensors
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.infer import Structure
+from secateur.structure.nodes import module_paths
 from secateur.structure.rules import Value, op_name
 from secateur.structure.verify import select_rows
 from secateur.types import Keep, Sites
@@ -39,7 +40,7 @@ def keep_statistics(masked: nn.Module, sites: Sites, keep: Keep) -> bool:
     """
     structure = sites.structure
     assert isinstance(structure, Structure)
-    gone = {structure.units[name]: k for name, k in keep.items() if not bool(k.all())}
+    gone = structure.gone(keep)
     nodes = [
         n for n, axes in structure.ties.statistics.items() if any(not bool(keep_vector(a, gone).all()) for a in axes)
     ]
@@ -63,8 +64,7 @@ def keep_statistics(masked: nn.Module, sites: Sites, keep: Keep) -> bool:
 
 def _call(node: Node) -> str:
     """The innermost module that runs an op, and which of its calls it is."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return next((path for path, _ in reversed(list(stack.values())) if path), "")
+    return next(filter(None, reversed(module_paths(node))), "")
 
 
 def _path(call: str) -> str:

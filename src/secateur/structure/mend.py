@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur.state import first_names
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
+from secateur.structure.nodes import innermost, module_paths
 from secateur.structure.rules import Value, op_name
 
 __all__ = ["SWITCHES", "Edits", "differs", "edits"]
@@ -146,8 +147,7 @@ def _other_sizes(
         if isinstance(module, nn.Transformer) and isinstance(width, list):
             yield path, "d_model", width[0]
     for node in structure.values:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path = stack[-1][0] if stack else ""
+        path = innermost(node)
         name = next((a for kind, a in NORMS if isinstance(modules.get(path), kind)), None)
         if name is None or "norm" not in op_name(node) or _own_tensors(modules[path]):
             continue
@@ -202,8 +202,8 @@ PRODUCTS = {"scaled_dot_product_attention", "bmm", "baddbmm", "matmul"}
 
 def _heads(path: str, module: nn.MultiheadAttention, structure: Structure, gone: Mapping[Atom, Tensor]) -> int:
     for node, value in structure.values.items():
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        if stack and stack[-1][0] == path and op_name(node) in PRODUCTS:
+        paths = module_paths(node)
+        if paths and paths[-1] == path and op_name(node) in PRODUCTS:
             axis = value.axes[1] if len(value.axes) == 4 else value.axes[0]
             return int(module.num_heads) * int(keep_vector(axis, gone).sum()) // int(axis.size)
     return int(module.num_heads)
@@ -224,8 +224,7 @@ def _group_counts(model: nn.Module, structure: Structure, keep: Mapping[Atom, Te
     modules = dict(model.named_modules())
     for node, axis in structure.ties.groups.items():
         keep_mask = keep_vector(axis, keep)
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path = stack[-1][0] if stack else ""
+        path = innermost(node)
         if bool(keep_mask.all()) or path not in modules:
             continue
         names = [a for a in ("groups", "num_groups") if getattr(modules[path], a, None) == axis.size]

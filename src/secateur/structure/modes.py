@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.export import export
-from secateur.structure.schemas import named_arguments
+from secateur.structure.nodes import named_arguments, tensor_holders
 from secateur.structure.trace import Graph, where
 from secateur.types import InputError
 
@@ -68,7 +68,7 @@ def _compared(program: ExportedProgram, trained: ExportedProgram) -> TrainMode:
     buffers = trained.graph_signature.inputs_to_buffers
     counting = [n for n in trained.graph.nodes if _counts(n, buffers)]
     for ours, theirs in _pairs(program.graph_module, trained.graph_module):
-        same = {b: a for a, b in zip(_holders(ours), _holders(theirs), strict=False)}
+        same = {b: a for a, b in zip(tensor_holders(ours), tensor_holders(theirs), strict=False)}
         others = [n for n in _ops(theirs) if n not in counting]
         for node, other in zip(_ops(ours), others, strict=False):
             same[other] = node
@@ -95,10 +95,6 @@ def _counts(node: Node, buffers: Mapping[str, str]) -> bool:
         return False
     counter, step = node.args[0], node.args[1]
     return isinstance(counter, Node) and counter.name in buffers and isinstance(step, int) and not node.users
-
-
-def _holders(graph: fx.Graph) -> list[Node]:
-    return [n for n in graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
 
 
 def _returned(graph: fx.Graph) -> Any:

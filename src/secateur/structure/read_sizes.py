@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unify
 from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.nodes import module_paths
 from secateur.structure.rules import Value, op_name, shape_of
 
 __all__ = ["reads_apart", "tie_first_reads", "tie_read_sizes"]
@@ -51,16 +52,13 @@ def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
 
     What a module has in its hands first is what it is given, and of that its code reads the shape as a rule.
     """
-    for origin, targets, sources in _copies(uses, values):
-        for axis in targets:
-            if not any(_is_one(axis, source) for source in sources):
-                unify(sources[0], axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+    for origin, axis, source in _apart(uses, values):
+        unify(source, axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
 
 
 def reads_apart(uses: Uses, values: Mapping[Node, Any]) -> bool:
     """Whether code gives a size that it read from one axis to another one that could shrink by itself."""
-    copies = _copies(uses, values)
-    return any(not any(_is_one(a, b) for b in sources) for _, targets, sources in copies for a in targets)
+    return any(True for _ in _apart(uses, values))
 
 
 def _is_one(a: Axis, b: Axis) -> bool:
@@ -68,14 +66,16 @@ def _is_one(a: Axis, b: Axis) -> bool:
     return set(atoms(a)) == set(atoms(b))
 
 
-def _copies(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, list[Axis], list[Axis]]]:
-    """The axes that took the very size of others, and those that it may have been read from."""
+def _apart(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, Axis, Axis]]:
+    """The axes that took a size that none of theirs has, each with the first that it may have been read from."""
     places = _Places(uses, values)
     for origin, dimensions in sorted(uses.copied.items(), key=str):
         sources = list(places.axes(origin))
         for dimension in sorted(dimensions, key=str):
             if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
-                yield origin, list(places.axes(dimension, reshaped=True)), sources
+                for axis in list(places.axes(dimension, reshaped=True)):
+                    if not any(_is_one(axis, source) for source in sources):
+                        yield origin, axis, sources[0]
 
 
 def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
@@ -103,9 +103,7 @@ class _Places:
     def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
         self.uses, self.values = uses, values
         self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
-        paths = {
-            node: [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""] for node in values
-        }
+        paths = {node: module_paths(node) or [""] for node in values}
         for node, stack in paths.items():
             for neighbour in (*node.all_input_nodes, node):
                 if not isinstance(values.get(neighbour), Value):

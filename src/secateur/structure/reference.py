@@ -18,8 +18,8 @@ from secateur.structure.export import program_inputs
 from secateur.structure.frames import Inputs, table_rows
 from secateur.structure.infer import Structure, infer
 from secateur.structure.modes import TrainMode
+from secateur.structure.nodes import with_arguments
 from secateur.structure.rules import Value, op_name
-from secateur.structure.schemas import with_arguments
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
 from secateur.structure.trace import AsBefore, exported_like, trace

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from secateur.structure.axes import Atom, Axis, atoms
 from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.nodes import module_paths
 from secateur.structure.rules import Value, shape_of
 
 __all__ = ["SizedAxes"]
@@ -25,7 +26,7 @@ class SizedAxes:
             neighbours = [n for n in (node, *node.all_input_nodes) if isinstance(values.get(n), Value)]
             for path in {
                 "",
-                *(uses.first_names.get(p, p) for p, _ in (node.meta.get("nn_module_stack") or {}).values()),
+                *(uses.first_names.get(p, p) for p in module_paths(node)),
             }:
                 for neighbour in neighbours:
                     self.nodes[path, shape_of(neighbour)][neighbour] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Container, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, answers_otherwise, export
 from secateur.structure.free_sizes import FreeSizes, with_free_sizes
+from secateur.structure.nodes import module_paths
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
@@ -145,17 +146,17 @@ def trace(
     check_ordinary(model, "trace")
     args, kwargs = split_inputs(example_inputs)
     if quick:
-        with evaluating(model), private_draws(), writes_refused(model):
+        with _one_pass(model):
             if (recorded := _recorded(model, args, kwargs)) is not None:
                 return recorded
     # Each pass anew: what the one before kept in tables is dropped.
     answers = None
     if uses is None:
-        with evaluating(model), private_draws(), writes_refused(model):
+        with _one_pass(model):
             uses, answers = watch(model, *fresh(args, kwargs))
     if uses is None:
         # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-        with evaluating(model), private_draws(), writes_refused(model):
+        with _one_pass(model):
             answers = called(model, args, kwargs)
     with evaluating(model):
         exported = _export(model, args, kwargs, uses, as_it_runs, free)
@@ -166,6 +167,13 @@ def trace(
                 other = _export(model, args, kwargs, uses, True, free)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
     return _exported(model, exported, args, kwargs, uses)
+
+
+@contextmanager
+def _one_pass(model: nn.Module) -> Iterator[None]:
+    """Let a model run once, and leave it as it was."""
+    with evaluating(model), private_draws(), writes_refused(model):
+        yield
 
 
 class AsBefore(TypedDict):
@@ -317,8 +325,7 @@ def model_line(error: BaseException) -> str:
 
 def where(node: Node) -> str:
     """Return a person's words for where `node` is: the op, the module, and the line of the model's code."""
-    stack = node.meta.get("nn_module_stack") or {}
-    module = next((path for path, _ in reversed(list(stack.values())) if path), "")
+    module = next(filter(None, reversed(module_paths(node))), "")
     op = getattr(node.target, "_schema", None)
     name = op.name.replace("::", ".") if op is not None else str(node.target)
     line = _model_line(str(node.meta.get("stack_trace") or ""))

@@ -20,6 +20,7 @@ from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.frames import Frame
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
+from secateur.structure.nodes import module_paths
 from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
@@ -258,7 +259,7 @@ MOVES = {
 
 
 def _inside(node: Node, paths: set[str]) -> bool:
-    return any(path in paths for path, _ in (node.meta.get("nn_module_stack") or {}).values())
+    return not paths.isdisjoint(module_paths(node))
 
 
 def _takes_literals(node: Node) -> bool:

@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from secateur.structure.axes import Axis, fixed, freeze, is_fixed, unify
 from secateur.structure.carriers import Dimension
+from secateur.structure.nodes import innermost
 from secateur.structure.trace import where
 
 __all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "output_shapes", "rule", "shape_of"]
@@ -83,8 +84,7 @@ class Call:
 
     def is_counted(self, dim: int) -> bool:
         """Whether the code has the size of this dimension of the output from a module or from a tensor."""
-        stack = list((self.node.meta.get("nn_module_stack") or {}).values())
-        return Dimension(stack[-1][0] if stack else "", self.shape, dim) in self.ties.counted
+        return Dimension(innermost(self.node), self.shape, dim) in self.ties.counted
 
     def values(self) -> list[Value]:
         """Every tensor among the arguments."""

@@ -1,4 +1,4 @@
-"""The arguments of a traced op by the names that its schema has for them."""
+"""What a traced node says of itself: its arguments by name, the modules that run it, and which nodes hold tensors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, fx
 from torch.fx import Node
 
-__all__ = ["named_arguments", "set_arguments", "with_arguments"]
+__all__ = ["innermost", "module_paths", "named_arguments", "set_arguments", "tensor_holders", "with_arguments"]
+
+
+def module_paths(node: Node) -> list[str]:
+    """Return the paths of the modules that run a node, the innermost last."""
+    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+
+
+def innermost(node: Node) -> str:
+    """Return the path of the innermost module that runs a node; nothing where none does."""
+    return next(reversed(module_paths(node)), "")
+
+
+def tensor_holders(graph: fx.Graph) -> list[Node]:
+    """Return the placeholders of a graph that stand for tensors."""
+    return [n for n in graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
 
 
 def named_arguments(node: Node) -> dict[str, Any]:
