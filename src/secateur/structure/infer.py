@@ -124,7 +124,8 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.ties = Ties(counted=_counted(graph))
+        self.fed = dependent(graph.inputs)
+        self.ties = Ties(counted=_counted(graph), batchless=frozenset(graph.nodes) - self.fed)
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
@@ -174,8 +175,7 @@ class _Solver:
             for dim, axis in enumerate(value.axes):
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
-        graphs = [region.graph for region in self.graph.regions] or [self.graph]
-        computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
+        computed = [self.values.get(node) for node in self.fed]
         fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
         for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
             if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
@@ -232,7 +232,7 @@ class _Solver:
             old = self.values.get(target)
             if isinstance(old, Value):
                 self.values[target] = replace(old, zero=old.zero and output.zero)
-            target = target.args[0] if target.op == "call_function" and target.args else None
+            target = target.args[0] if target.args and is_view(target) else None
 
     def _call(self, node: Node) -> Any:
         if type(node.meta.get("val")) is int:  # a size that a value decides

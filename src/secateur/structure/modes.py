@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.export import export
-from secateur.structure.nodes import named_arguments, tensor_holders
-from secateur.structure.trace import Graph, where
+from secateur.structure.nodes import named_arguments, tensor_holders, where
+from secateur.structure.trace import Graph
 from secateur.types import InputError
 
 __all__ = ["TrainMode", "require_mode", "train_mode"]

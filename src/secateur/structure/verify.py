@@ -20,13 +20,13 @@ from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.frames import Frame
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
-from secateur.structure.nodes import module_paths
+from secateur.structure.nodes import module_paths, where
 from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
 from secateur.structure.stand_in import run_substituted
-from secateur.structure.trace import trace, where
+from secateur.structure.trace import trace
 from secateur.switches import unfused_attention
 from secateur.types import VerificationError
 
