@@ -55,6 +55,8 @@ class Graph:
         tree: what holds the tensors that the model returns, where no program knows it; None for one tensor alone.
         regions: the parts that were traced each by itself, where the model could not be traced whole (`regions`); the
             ops are then theirs, and `graph` is empty: nothing can run it.
+        sources: for an input of a region, the outputs of regions that it is and nothing else, where that is so (`borders`).
+        handed: those outputs, with the dimensions whose size is asked for between the regions.
         packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
@@ -77,6 +79,8 @@ class Graph:
     opaque: str = ""
     tree: TreeDef | None = None
     regions: tuple[Region, ...] = ()
+    sources: Mapping[Node, tuple[Node, ...]] = field(default_factory=dict)
+    handed: Mapping[Node, frozenset[int]] = field(default_factory=dict)
     packed: bool = False
     decided: bool = False
     ragged: bool = False
