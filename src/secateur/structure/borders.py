@@ -85,7 +85,7 @@ def _call(region: Region) -> Inputs:
     return args, kwargs
 
 
-class _Shape(tuple[int, ...]):
+class _AskedShape(tuple[int, ...]):
     """The shape of a tensor, which notes the dimensions whose size is asked for."""
 
     note: Callable[[Sequence[int]], None]
@@ -106,7 +106,7 @@ class _Shape(tuple[int, ...]):
         return iter(self.whole)
 
     def __eq__(self, other: object) -> bool:
-        return self.whole == (other.whole if isinstance(other, _Shape) else other)
+        return self.whole == (other.whole if isinstance(other, _AskedShape) else other)
 
     def __hash__(self) -> int:
         return hash(self.whole)
@@ -166,7 +166,7 @@ class _Passing(TorchFunctionMode):
 
     def _enter(self, path: str, inputs: Inputs) -> None:
         leaves = pytree.tree_leaves(inputs)
-        for shape in (leaf for leaf in leaves if isinstance(leaf, _Shape)):
+        for shape in (leaf for leaf in leaves if isinstance(leaf, _AskedShape)):
             shape.note(range(len(shape)))
         self.running.append(None)  # what is asked of tensors from here on is not asked between regions
         self.running[-1] = region = self.regions.get((path, called_with(inputs)))
@@ -194,7 +194,7 @@ class _Passing(TorchFunctionMode):
         if name in {"shape", "size"}:
             return self._size(args[0], func(*args, **kwargs), *args[1:], **kwargs)
         self.touch(tensors_within((args, kwargs)))
-        bare_args, bare_kwargs = pytree.tree_map_only(_Shape, lambda shape: shape.whole, (args, kwargs))
+        bare_args, bare_kwargs = pytree.tree_map_only(_AskedShape, lambda shape: shape.whole, (args, kwargs))
         return func(*bare_args, **bare_kwargs)
 
     def _size(self, tensor: Tensor, size: Any, dim: int | None = None) -> Any:
@@ -203,7 +203,7 @@ class _Passing(TorchFunctionMode):
         if dim is not None:
             read.add(dim % tensor.dim())
             return size
-        shape = _Shape(size)
+        shape = _AskedShape(size)
         shape.note = read.update
         return shape
 
@@ -251,5 +251,7 @@ def output_nodes(region: Region | None) -> list[Node]:
     if region is None:
         return []
     output = next(node for node in reversed(list(region.graph.nodes)) if node.op == "output")
-    nodes = [n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, Node) and isinstance(n.meta.get("val"), Tensor)]
+    nodes = [
+        n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, Node) and isinstance(n.meta.get("val"), Tensor)
+    ]
     return [] if any(node.op == "placeholder" for node in nodes) else nodes

@@ -69,7 +69,10 @@ def proposals(
         guesses = _guesses(model, structure, gone, partial(_may_change, uses))
     sized = list(_sized(model, structure, gone, uses, guesses))
     # The likeliest choice with every list of sizes comes before other choices with one of them.
-    rounds = [*((known, 1) for known in (*sized, guesses)), *((known, None) for known in (*sized[:MOST_SIZES], guesses))]
+    rounds = [
+        *((known, 1) for known in (*sized, guesses)),
+        *((known, None) for known in (*sized[:MOST_SIZES], guesses)),
+    ]
     for known, count in rounds:
         some = [g for g in known if g.attribute not in certain_edits.get(g.path, {})]
         for choice in _choices(uses, some)[:count]:
@@ -107,7 +110,9 @@ def _sized(
     guessed = {(g.path, g.attribute) for g in guesses}
     open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
     kinds = {key: (_kind(model, key[0]), key[1]) for key in open_sizes}
-    for numbers in _numberings({kind: max(len(open_sizes[k]) for k in kinds if kinds[k] == kind) for kind in kinds.values()}):
+    for numbers in _numberings(
+        {kind: max(len(open_sizes[k]) for k in kinds if kinds[k] == kind) for kind in kinds.values()}
+    ):
         sizes_by_key = {key: sizes[0] for key, sizes in seen.items() if len(sizes) == 1}
         sizes_by_key |= {key: sizes[numbers[kinds[key]] % len(sizes)] for key, sizes in open_sizes.items()}
         known = {
@@ -115,9 +120,7 @@ def _sized(
             for (path, name), size in sizes_by_key.items()
         }
         others = [known.pop((g.path, g.attribute), g) for g in guesses]
-        yield others + [
-            g for g in known.values() if differs(held(model.get_submodule(g.path), g.attribute), g.value)
-        ]
+        yield others + [g for g in known.values() if differs(held(model.get_submodule(g.path), g.attribute), g.value)]
 
 
 def _numberings(counts: Mapping[tuple[str, str], int]) -> Iterator[dict[tuple[str, str], int]]:
@@ -163,7 +166,9 @@ def _sizes_after(
     exact = [d for d in ordered if d.shape[d.dim] == number]
     multiples = [d for d in ordered if number > 1 and d.shape[d.dim] % number == 0]
     left = {axis: int(keep_vector(axis, gone).sum()) for axis in places.axes(exact or multiples)}
-    return list(dict.fromkeys(number * size // axis.size for axis, size in left.items() if number * size % axis.size == 0))
+    return list(
+        dict.fromkeys(number * size // axis.size for axis, size in left.items() if number * size % axis.size == 0)
+    )
 
 
 MOST_SIZES = 3

@@ -83,7 +83,9 @@ class _Watch(UseLog):
 
     def _setting(self, module: nn.Module, name: str, settings: Any, inner: str) -> Any:
         value = getattr(settings, inner)
-        stored = getattr(type(settings), "attribute_map", {}).get(inner, inner)  # transformers has several names for one
+        stored = getattr(type(settings), "attribute_map", {}).get(
+            inner, inner
+        )  # transformers has several names for one
         if type(value) in (int, tuple, list) and stored in vars(settings):
             return self.attribute(module, f"{name}.{stored}", value)
         return self.settings(module, f"{name}.{inner}", value) if is_settings(value) else value

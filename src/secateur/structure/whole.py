@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from secateur.structure.borders import called_with, output_nodes
 from secateur.structure.cases import GAINS, Case, Cases
 from secateur.structure.difference import difference, is_usable
 from secateur.structure.draws import Draw
-from secateur.structure.frames import EXAMPLE, Inputs
+from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames
 from secateur.structure.infer import Structure
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.regions import Alone
@@ -76,18 +77,25 @@ class WholeCases:
 
     @cached_property
     def draws(self) -> list[Case]:
-        """Draws of weights on which the whole model runs on the example's inputs, where regions border on what is cut."""
-        reference, cases = self.reference, []
+        """Draws of weights on which the whole model runs, where regions border on what is cut: on the example, and elsewhere."""
+        if not self.bordering:
+            return []
         cheap = all(part.cheap for region, part in self.parts if region in self.bordering)
-        for seed, gain in enumerate((GAINS if cheap else GAINS[:1]) if self.bordering else ()):
-            for mild in (False, True):
-                draw, inputs = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild), self.inputs(double=True)
-                with suppress(Exception):  # other weights may decide otherwise, and fail; the example stays
-                    outputs = reference.outputs(draw, inputs, _WholeStatistics(self))  # type: ignore[arg-type]
-                    if is_usable(outputs):
-                        cases.append(Case(EXAMPLE, draw, inputs, outputs))
-                        break
-        return cases
+        at_example = (self._drawn(EXAMPLE, seed, gain) for seed, gain in enumerate(GAINS if cheap else GAINS[:1]))
+        elsewhere = (self._drawn(frame, 0, GAINS[0]) for frame in other_frames(self.reference.inputs))
+        return [*filter(None, at_example), *islice(filter(None, elsewhere), 1)]
+
+    def _drawn(self, frame: Frame, seed: int, gain: float) -> Case | None:
+        """A draw of weights; None where the model answers nothing with them, as it may decide otherwise then."""
+        reference, run = self.reference, _WholeStatistics(self)
+        inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, redrawn=frame is not EXAMPLE)
+        for mild in (False, True):
+            draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)
+            with suppress(Exception):
+                outputs = reference.outputs(draw, inputs, run)  # type: ignore[arg-type]
+                if is_usable(outputs):
+                    return Case(frame, draw, inputs, outputs)
+        return None
 
     def answers(self, double: bool) -> Any:
         """Return what the masked model answers to the example, and what its regions do on the way.
@@ -148,7 +156,7 @@ def verify_whole(
     doubles = [double, *drawn, *(verification.double for verification in verifications.values())]
     draws = [f"{region.path}: {draw}" for region, v in verifications.items() for draw in v.draws]
     skipped += [f"{region.path}: {why}" for region, v in verifications.items() for why in v.skipped]
-    draws += ["the whole model with weights drawn anew"] * len(drawn)
+    draws += [f"the whole model with weights drawn anew, {case.frame}" for case in cases.draws]
     if double is not None:
         draws.append("the whole model on the example")
     return Verification(example, max((d for d in doubles if d is not None), default=None), tuple(draws), tuple(skipped))
@@ -182,9 +190,12 @@ def _on_draws(cases: WholeCases, cut: nn.Module, rows: Rows) -> list[float]:
     sliced, paths = Sliced(cases.reference, cut, rows), cases.paths()
     differences = []
     for case in cases.draws:
-        deviation = difference(case.outputs, sliced.run(case, lambda module, inputs: _run(module, inputs, paths)))
+        answers = sliced.run(case, lambda module, inputs: _run(module, inputs, paths))
+        # What regions do on the way is known at the example's shapes.
+        at = slice(None) if case.frame is EXAMPLE else slice(1)
+        deviation = difference(case.outputs[at], answers[at])
         if not deviation <= IN_DOUBLE:
-            raise VerificationError(_differs(deviation, "weights drawn anew"))
+            raise VerificationError(_differs(deviation, f"weights drawn anew, {case.frame}"))
         differences.append(deviation)
     return differences
 
