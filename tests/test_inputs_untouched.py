@@ -116,6 +116,20 @@ def test_an_object_among_the_inputs_is_as_it_was(cached: int, as_dict: bool, tmp
     assert (len(cache.layers), cache.length) == (cached, 0)
 
 
+class Joined(Cache):
+    """Keeps one tensor, which takes the place of the one before."""
+
+    def update(self, x: Tensor) -> Tensor:
+        self.layers = [torch.cat([*self.layers, x])]
+        if len(self.layers[0]) > 4:
+            raise IndexError("full")
+        return x
+
+
+def test_every_run_that_is_timed_begins_with_the_same_object() -> None:
+    assert latency(Caching().eval(), (torch.randn(3, 6), Joined(torch.ones(1, 6))), repeats=3, warmup=1).median > 0
+
+
 class Rigid(Cache):
     """Cannot be copied."""
 
