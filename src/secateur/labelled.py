@@ -190,7 +190,10 @@ def _mapped(part: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(part)
     if isinstance(part, Mapping):
         return {name: _mapped(value, change) for name, value in part.items()}
-    return tuple(_mapped(value, change) for value in part) if isinstance(part, tuple | list) else part
+    if not isinstance(part, tuple | list):
+        return part
+    entries = [_mapped(value, change) for value in part]
+    return type(part)(*entries) if hasattr(part, "_fields") else type(part)(entries)
 
 
 def _named(name: str, part: Any) -> list[tuple[str, Tensor]]:

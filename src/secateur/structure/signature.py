@@ -10,6 +10,7 @@ from torch import nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from secateur.structure.accepted import PLAIN, check_left_out
+from secateur.structure.entries import leaves_like
 
 __all__ = ["RETURNED_BESIDES", "called_like"]
 
@@ -29,15 +30,11 @@ def called_like(
         args, kwargs: what it was traced with.
         spec, out_spec: the forms of inputs and outputs.
     """
-    parameters = inspect.signature(model.forward).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    positional = [
-        n for n, p in parameters.items() if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if Parameter.VAR_POSITIONAL in kinds or len(args) > len(positional):
-        return _PyTreeCodeGen(_PyTreeInfo([f"arg{i}" for i in range(len(args))] + list(kwargs), spec, out_spec))
-    traced = dict(zip([*positional[: len(args)], *kwargs], [*args, *kwargs.values()], strict=True))
-    return _Signed(_PyTreeInfo(list(traced), spec, out_spec), list(parameters.values()), traced, len(args))
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    names = [*positional[: len(args)], *(f"arg{i}" for i in range(len(positional), len(args))), *kwargs]
+    traced = dict(zip(names, [*args, *kwargs.values()], strict=True))
+    return _Signed(_PyTreeInfo(list(traced), spec, out_spec), parameters, traced, len(args))
 
 
 class _Signed(_PyTreeCodeGen):
@@ -47,19 +44,25 @@ class _Signed(_PyTreeCodeGen):
         self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int
     ) -> None:
         super().__init__(info)
-        named = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
+        named = [p for p in parameters if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+        more = [p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL]
         rest = [p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD]
-        self.heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]
+        heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]
         by_keyword = [_declared(p, traced) for p in named if p.kind is Parameter.KEYWORD_ONLY]
-        more = [name for name in traced if name not in {p.name for p in named}]
-        by_keyword += [f"{name}={RETURNED_BESIDES[name]}" if _is_besides(name, traced) else name for name in more]
-        self.heads += [*(["*", *by_keyword] if by_keyword else []), *(f"**{name}" for name in rest)]
-        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced] + [
-            (name, "{}") for name in rest
-        ]
-        values = list(traced)
-        inner = ", ".join(f"{name!r}: {name}" for name in values[positional:])
-        self.values = f"([{', '.join(values[:positional])}], {{{inner}}}), self._in_spec"
+        by_position, by_name = list(traced)[:positional], list(traced)[positional:]
+        others = [name for name in by_name if name not in {p.name for p in named}]
+        by_keyword += [f"{name}={RETURNED_BESIDES[name]}" if _is_besides(name, traced) else name for name in others]
+        separator = [f"*{name}" for name in more] or (["*"] if by_keyword else [])
+        self.heads = [*heads, *separator, *by_keyword, *(f"**{name}" for name in rest)]
+        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced]
+        self.left_out += [(name, "{}") for name in rest]
+        by_position = [name for name in by_position if name in {p.name for p in named}]
+        if len(by_position) < positional:
+            by_position += [f"*{name}" for name in more]
+        else:
+            self.left_out += [(name, "()") for name in more]
+        self.values = f"[{', '.join(by_position)}], {{{', '.join(f'{name!r}: {name}' for name in by_name)}}}"
+        self.names = tuple(traced)
 
     def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False) -> str:
         """Write the first lines of the forward pass."""
@@ -67,11 +70,11 @@ class _Signed(_PyTreeCodeGen):
         for name, default in self.left_out:
             text += f"\n    check_left_out({name}, {default}, {name!r})"
         bare = [variable.split(":")[0].split("#")[0] for variable in free_vars]
-        return text + f"\n    {', '.join(bare)}, = fx_pytree.tree_flatten_spec({self.values})"
+        return text + f"\n    {', '.join(bare)}, = leaves_like({self.values}, self._in_spec, {self.names})"
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         """What the first lines call."""
-        return [("check_left_out", check_left_out)]
+        return [("check_left_out", check_left_out), ("leaves_like", leaves_like)]
 
 
 def _is_besides(name: str, traced: Mapping[str, Any]) -> bool:
