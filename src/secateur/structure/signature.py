@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
 
 from secateur.structure.accepted import PLAIN, check_left_out
 from secateur.structure.entries import leaves_like
 
-__all__ = ["RETURNED_BESIDES", "called_like"]
+__all__ = ["RETURNED_BESIDES", "Signed", "called_like"]
 
 RETURNED_BESIDES: Mapping[str, Any] = {"use_cache": False}
 """Arguments that ask for what is returned besides, with the value that asks for nothing: a graph is called without them."""
@@ -20,9 +21,7 @@ RETURNED_BESIDES: Mapping[str, Any] = {"use_cache": False}
 Parameter = inspect.Parameter
 
 
-def called_like(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spec: Any, out_spec: Any
-) -> _PyTreeCodeGen:
+def called_like(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spec: Any, out_spec: Any) -> Signed:
     """Return what writes the code of a graph, with the signature of `model`.
 
     Args:
@@ -34,11 +33,15 @@ def called_like(
     positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     names = [*positional[: len(args)], *(f"arg{i}" for i in range(len(positional), len(args))), *kwargs]
     traced = dict(zip(names, [*args, *kwargs.values()], strict=True))
-    return _Signed(_PyTreeInfo(list(traced), spec, out_spec), parameters, traced, len(args))
+    return Signed(_PyTreeInfo(list(traced), spec, out_spec), parameters, traced, len(args))
 
 
-class _Signed(_PyTreeCodeGen):
-    """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out."""
+class Signed(_PyTreeCodeGen):
+    """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out.
+
+    Attributes:
+        checks: what looks at the graph itself before it runs, with what to say where it refuses.
+    """
 
     def __init__(
         self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int
@@ -63,18 +66,32 @@ class _Signed(_PyTreeCodeGen):
             self.left_out += [(name, "()") for name in more]
         self.values = f"[{', '.join(by_position)}], {{{', '.join(f'{name!r}: {name}' for name in by_name)}}}"
         self.names = tuple(traced)
+        self.checks: list[tuple[Callable[[nn.Module, str], None], str]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As examples of their forms, since torch's specs of leaves cannot be pickled without a warning.
+        names, *specs = self.pytree_info
+        forms = [pytree.tree_unflatten(range(spec.num_leaves), spec) for spec in specs if spec is not None]
+        return {**vars(self), "pytree_info": (names, *forms)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names, *forms = state["pytree_info"]
+        vars(self).update(state, pytree_info=_PyTreeInfo(names, *map(pytree.tree_structure, forms)))
 
     def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False) -> str:
         """Write the first lines of the forward pass."""
         text = f"def {self._func_name}({', '.join(['self', *self.heads])}){maybe_return_annotation}:"
         for name, default in self.left_out:
             text += f"\n    check_left_out({name}, {default}, {name!r})"
+        for check, words in self.checks:
+            text += f"\n    {check.__name__}(self, {words!r})"
         bare = [variable.split(":")[0].split("#")[0] for variable in free_vars]
         return text + f"\n    {', '.join(bare)}, = leaves_like({self.values}, self._in_spec, {self.names})"
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         """What the first lines call."""
-        return [("check_left_out", check_left_out), ("leaves_like", leaves_like)]
+        functions = [check_left_out, leaves_like, *(check for check, _ in self.checks)]
+        return [(function.__name__, function) for function in functions]
 
 
 def _is_besides(name: str, traced: Mapping[str, Any]) -> bool:
