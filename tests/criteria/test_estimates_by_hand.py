@@ -48,6 +48,12 @@ def test_a_quantile_is_exceeded_as_often_as_its_level_says(freedom: int, precisi
         assert isclose(student(level, freedom), quantile(level, freedom), rel_tol=precision), level
 
 
+@pytest.mark.parametrize("freedom", [5, 6, 7, 10, 15, 30, 60])
+def test_of_usual_levels_the_error_falls_with_the_fifth_power_of_the_freedom(freedom: int) -> None:
+    for level in (0.9, 0.5, 0.3, 0.2, 0.1):
+        assert isclose(student(level, freedom), quantile(level, freedom), rel_tol=1e-7 * (5 / freedom) ** 5), level
+
+
 def test_of_no_degree_of_freedom_nothing_is_known() -> None:
     assert student(0.05, 0) == student(0.05, -1) == inf
 

@@ -12,16 +12,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.labelled import SampleBatch
+from secateur.rate.chain import engine as chain_engines
 from secateur.rate.chain import rows
+from secateur.rate.chain.engine import CHUNK, Block, chain_engine
 from secateur.rate.chain.parse import ChainLayer, ChainOp, read_chain
 from secateur.rate.chain.rows import Sparse, joined, whole
 from secateur.rate.downdate import downdate
-from secateur.rate.memory import _available, _within_limit, free_memory
-from secateur.rate.program import Instruction, Program, Programs, Unfit
+from secateur.rate.last import _check, wide_product
+from secateur.rate.masks import Removals
+from secateur.rate.memory import Budget, _available, _within_limit, free_memory
+from secateur.rate.population import _check as check_samples
+from secateur.rate.population import check_outputs
+from secateur.rate.program import Instruction, Line, Program, Programs, Unfit, bytes_of
 from secateur.rate.samples import SampleLoss
 from secateur.rate.suffix import Suffix
-from secateur.rate.tally import MaskTally, Tally, right_by_class
+from secateur.rate.tally import MaskTally, Tally, UnitTally, right_by_class
 from secateur.rate.trying import try_model
+from secateur.rate.units import GraphEngine
 from secateur.structure import channels
 from secateur.structure.flow import Flow
 from secateur.structure.ops import product_of
@@ -187,9 +194,7 @@ def test_a_layer_is_brought_up_to_date_where_it_adds_up_its_inputs(kind: str) ->
                 torch.testing.assert_close(without, step(values, instead), rtol=1e-4, atol=1e-5)
 
 
-def _whole_line(program: Program) -> Any:
-    from secateur.rate.program import Line
-
+def _whole_line(program: Program) -> Line:
     return Line(program.steps, {node for step in program.steps for node in (*step.operands, step.node)})
 
 
@@ -325,6 +330,67 @@ def test_rows_are_joined_and_filled_up_with_zeros() -> None:
     assert rows.WORTH < 1
 
 
+# ---- what is made at a time ----
+
+
+def test_a_line_takes_as_much_as_its_values_that_live_at_one_time() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 2))
+    program = Programs(model, channels(model, ROWS)).at(SampleBatch(ROWS))
+    sizes = [bytes_of(step.node) for step in program.steps]
+    assert [size for size in sizes if size] == [4 * 2 * n for n in (5, 5, 9, 9, 2)]  # transposed weights are views
+    assert Line(program.steps, {program.output}).peak == 4 * 2 * (9 + 9)
+    lasting = {step.node for step in program.steps}
+    assert Line(program.steps, lasting).peak == 4 * 2 * (5 + 5 + 9 + 9 + 2)
+    assert Line([], set()).peak == 0
+
+
+@pytest.mark.parametrize("samples", [4, 7])
+@pytest.mark.parametrize("memory", [1, 2**12, 2**30])
+def test_units_are_told_done_by_their_share_of_the_samples(samples: int, memory: int) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+    x, y = torch.randn(samples, 6), torch.zeros(samples, dtype=torch.int64)
+    sites = channels(model, x)
+    done: list[float] = []
+    engine = GraphEngine(model, sites, Budget.of(torch.device("cpu"), memory), advance=done.append)
+    engine.measure(SampleBatch(x, y), UnitTally(F.cross_entropy, sites))
+    assert sum(done) == pytest.approx(sum(site.size for site in sites.values()))
+
+
+def test_rows_and_groups_of_a_chain_fit_into_what_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 6), nn.ReLU()]
+    model, x = nn.Sequential(*layers, nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval(), torch.randn(40, 1, 6, 6)
+    sites = channels(model, x[:1])
+    engine = chain_engine(model, sites, F.cross_entropy)
+    assert engine is not None
+    with torch.no_grad():
+        reads, gives = engine._forward(x)
+    block = Block(reads, gives, torch.zeros(40, dtype=torch.int64), torch.zeros(40), torch.zeros(40))
+    widest = 4 * 16  # what the first convolution gives, and what the second reads
+    assert engine._chunk(block, 0) == min(CHUNK, engine.max_memory // 16) // widest
+    assert engine._chunk(block, 3) == min(CHUNK, engine.max_memory // 16) // 6
+    engine.max_memory = 16 * widest * 3
+    assert engine._chunk(block, 0) == 3
+    engine.max_memory = 1
+    assert engine._chunk(block, 0) == 1
+    # From the second linear layer on, a row for each neuron that is on, through products of 6 × 5 and 5 × 3.
+    on = float((reads[3] != 0).float().sum(1).mean())
+    work = on * 5 * 3
+    for limit in (work * 0.5, work * 2.5, work * 7.5):
+        monkeypatch.setattr(chain_engines, "WORK", limit)
+        assert engine._group(block) == max(1, int(limit / work))
+    monkeypatch.setattr(chain_engines, "CACHED", 4 * on * 6)
+    assert engine._group(block) == 4
+
+
+def test_one_product_takes_weights_of_any_number() -> None:
+    x = torch.randn(5, 4)
+    for shape in ((4,), (3, 4), (2, 3, 4), (7, 2, 3, 4)):
+        weights = torch.randn(shape)
+        expected = torch.einsum("...i,bi->...b", weights, x)
+        if len(shape) > 1:
+            torch.testing.assert_close(wide_product(weights, x), expected)
+
+
 # ---- memory ----
 
 
@@ -356,7 +422,85 @@ def test_of_a_gpu_its_own_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> Non
     assert free_memory(torch.device("cpu")) != 123
 
 
+def test_batches_are_kept_where_all_of_them_fit() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    data = [(torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)) for _ in range(3)]
+    sites = channels(model, data[0][0])
+    names = frozenset(["0"])
+    batches = list(Removals(model, sites, data)._batches(names))
+    exact = sum(batch.bytes for batch in batches)
+    assert exact >= 3 * (4 * 5 * 4 + 4 * 8)  # what the last layer reads, and the targets
+    for size, fits in ((exact, True), (exact - 1, False), (0, False), (-1, False), (None, True)):
+        removals = Removals(model, sites, data, max_memory=size)
+        list(removals._batches(names))
+        assert bool(removals._kept) is fits
+
+
 # ---- errors, losses and counts ----
+
+H, W, T = torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("h", "weight", "bias", "targets", "message"),
+    [
+        (H[0], W, None, T, "do not fit"),
+        (H, W[0], None, T, "do not fit"),
+        (H, W, None, T[:, None], "do not fit"),
+        (H, W[:, :2], None, T, "do not fit"),
+        (H, W, None, T[:3], "do not fit"),
+        (H, W, torch.zeros(3), T, "do not fit"),
+        (H, W[:1], None, T, "one class only"),
+        (H[:0], W, None, T[:0], "no samples"),
+        (H, W, None, T.int(), "int64 from 0 to 1"),
+        (H, W, None, T - 1, "int64 from 0 to 1"),
+        (H, W, None, T + 2, "int64 from 0 to 1"),
+    ],
+)
+def test_what_a_last_layer_does_not_take_is_told(
+    h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _check(h, weight, bias, targets)
+    _check(H, W, torch.zeros(2), T + 1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "sizes", "message"),
+    [
+        ([1.0], T, (1, 1), "both tensors"),
+        (H, [0], (1, 1), "both tensors"),
+        (H, T[:3], (1, 1), "both tensors"),
+        (H[:0], T[:0], (1, 1), "whole numbers"),
+        (H, T[:, None], (1, 1), "whole numbers"),
+        (H, T.float(), (1, 1), "whole numbers"),
+        (H, T, (0, 1), "batch_size"),
+        (H, T, (1, 0), "memory"),
+    ],
+)
+def test_what_a_population_does_not_take_is_told(inputs: Any, labels: Any, sizes: tuple[int, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_samples(inputs, labels, *sizes)
+    check_samples(H[:1], T[:1], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "message"),
+    [
+        ([1.0], T, "list"),
+        (H[0], T, r"\(3,\)"),
+        (H[:, :1], T, r"\(4, 1\)"),
+        (H[:3], T, r"\(3, 3\)"),
+        (H, T - 1, "-1 … -1"),
+        (H, T + 3, "0 … 2; got 3 … 3"),
+    ],
+)
+def test_outputs_that_are_no_logits_of_the_labels_are_told(outputs: Any, labels: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_outputs(outputs, labels)
+    check_outputs(H[:, :2], T + 1)
+    check_outputs(H, T)
+
 
 
 def test_an_error_says_how_far_whole_numbers_go() -> None:
