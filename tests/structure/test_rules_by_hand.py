@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.structure.axes import Atom, Axis, atoms, fixed, is_fixed, keep_vector
+from secateur.structure.axes import Atom, Axis, atoms, fixed, is_fixed, keep_vector, resolve
 from secateur.structure.ops import bind
 from secateur.structure.rules import RULES, Call, Value, op_name
 from secateur.structure.rules.registry import Ties
@@ -88,6 +88,10 @@ class Ruled:
         """What the op gives when its operands are changed."""
         changed = {id(tensor): change(tensor, value) for tensor, value in self.operands}
         args, options = pytree.tree_map(lambda a: changed[id(a)] if isinstance(a, Tensor) else a, self.arguments)
+        names = [argument.name for argument in self.op._schema.arguments]
+        if "normalized_shape" in names:
+            at = names.index("normalized_shape")
+            args = (*args[:at], args[0].shape[-len(args[at]) :], *args[at + 1 :])
         outputs = self.op(*args, **options)
         return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
 
@@ -554,3 +558,180 @@ def test_entries_of_a_unit_are_where_the_op_puts_them(name: str) -> None:
 
         for moved, value in zip(op.run(entries), op.outputs, strict=True):
             assert torch.equal(moved, entries(moved, value))
+
+
+# ---- what is written down beside the axes ----
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_called_a_statistic_is_another_number_without_some_of_its_entries(name: str) -> None:
+    op = Ruled(name)
+    for atom in op.statistics:
+        keep = without(atom)
+        small = op.run(lambda tensor, value, keep=keep: cut(tensor, value, keep))  # type: ignore[misc]
+        masked = [cut(m, value, keep) for m, value in zip(op.masked(keep), op.outputs, strict=False)]
+        assert not all(torch.allclose(a, b, equal_nan=True) for a, b in zip(masked, small, strict=False))
+
+
+KEEPING = (
+    *("permute", "transpose", "t", "mT", "numpy_T", "movedim", "moveaxis", "unsqueeze", "squeeze", "squeeze of all"),
+    *("unbind", "unbind of columns", "select", "swapped", "view", "view of halves", "reshape with ones", "flatten"),
+    *("relu", "mul", "mul by a column", "mul of one row", "add", "add that broadcasts", "unflatten"),
+)
+"""Ops after which a dimension may still be a parameter's."""
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_a_parameters_dimension_is_known_again_after_an_op(name: str) -> None:
+    op = Ruled(name)
+    dims = {
+        id(resolve(axis)): source
+        for _, value in reversed(op.operands)
+        for axis, source in zip(value.axes, value.source, strict=True)
+        if axis.size > 1
+    }
+    for value in op.outputs:
+        assert len(value.source) == len(value.axes)
+        for axis, source in zip(value.axes, value.source, strict=True):
+            expected = dims.get(id(resolve(axis))) if axis.size > 1 else None
+            assert (source is None) == (expected is None)
+            if source is not None and expected is not None:
+                tied = {n for _, v in op.operands for a, n in zip(v.axes, v.source, strict=True) if resolve(a) is resolve(axis)}
+                assert source in tied
+
+
+UNITS: dict[str, dict[int, str]] = {
+    "linear": {5: "neuron"},
+    "conv2d": {5: "filter"},
+    "transposed": {5: "filter"},
+    "embedding": {3: "embedding"},
+    "embedding bag": {3: "embedding"},
+    "attention": {2: "head", 7: "head", 3: "head dimension", 5: "head dimension"},
+    "grouped conv": {7: "filter"},
+    "batch norm": {},
+    "relu": {},
+    "sum": {},
+}
+"""What the units of free axes are called first, by size."""
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_are_called_what_the_op_makes_of_them(name: str) -> None:
+    op = Ruled(name)
+    words: dict[int, str] = {}
+    for axis, word in op.ties.units:
+        for atom in atoms_of([axis]) & op.free:
+            words.setdefault(atom.size, word)
+    assert words == UNITS[name]
+
+
+def activations(op: Callable[..., Any], *shapes: tuple[int, ...]) -> Ties:
+    """What a rule says of an op on activations, whose axes are free and no parameter's."""
+    graph, values, nodes = fx.Graph(), dict[fx.Node, Any](), list[fx.Node]()
+    for number, shape in enumerate(shapes):
+        node = graph.placeholder(f"x{number}")
+        node.meta["val"], values[node] = x(*shape), Value(tuple(map(Atom, shape)))
+        nodes.append(node)
+    node = graph.call_function(op, tuple(nodes))
+    node.meta["val"] = op(*(n.meta["val"] for n in nodes))
+    ties = Ties()
+    RULES[op_name(node)](Call(node, bind(node, values), ties))
+    return ties
+
+
+def words_of(ties: Ties) -> dict[int, str]:
+    return {atom.size: word for axis, word in ties.units for atom in atoms(axis)}
+
+
+def test_activations_that_are_multiplied_are_attention_written_out() -> None:
+    heads, dimension = "head", "head dimension"
+    ties = activations(ATEN.matmul.default, (2, 7, 4, 3), (2, 7, 3, 5))
+    assert words_of(ties) == {2: heads, 7: heads, 3: dimension}
+    ties = activations(ATEN.bmm.default, (7, 4, 3), (7, 3, 5))
+    assert words_of(ties) == {7: heads, 3: dimension}
+
+
+def test_a_sum_over_the_last_axis_of_a_product_is_a_dot_product() -> None:
+    for op, dims, is_dot in (("mul", [-1], True), ("mul", [2], True), ("mul", [1], False), ("add", [-1], False)):
+        graph = fx.Graph()
+        a, b = (graph.placeholder(name) for name in "ab")
+        hidden = [graph.call_function(ATEN.relu.default, (node,)) for node in (a, b)]
+        product = graph.call_function(getattr(ATEN, op).Tensor, tuple(hidden))
+        total = graph.call_function(ATEN.sum.dim_IntList, (product, dims))
+        for node in (a, b, *hidden, product):
+            node.meta["val"] = x(2, 3, 5)
+        total.meta["val"] = x(2, 3, 5).sum(dims)
+        ties = Ties()
+        RULES["sum"](Call(total, {"self": Value(tuple(map(Atom, (2, 3, 5)))), "dim": dims}, ties))
+        assert words_of(ties) == ({5: "head dimension"} if is_dot else {})
+    # A weight that is multiplied is no activation.
+    graph = fx.Graph()
+    a, weight = (graph.placeholder(name) for name in "aw")
+    product = graph.call_function(ATEN.mul.Tensor, (graph.call_function(ATEN.relu.default, (a,)), weight))
+    total = graph.call_function(ATEN.sum.dim_IntList, (product, [-1]))
+    total.meta["val"] = x(2, 3)
+    ties = Ties()
+    RULES["sum"](Call(total, {"self": Value(tuple(map(Atom, (2, 3, 5)))), "dim": [-1]}, ties))
+    assert words_of(ties) == {}
+
+
+def test_rows_that_are_routed_to_groups_tie_the_sizes_of_their_matrices() -> None:
+    graph = fx.Graph()
+    rows, weight, ends = (graph.placeholder(name) for name in ("rows", "weight", "ends"))
+    node = graph.call_function(ATEN._grouped_mm.default, (rows, weight, ends))
+    node.meta["val"] = torch.zeros(4, 5, dtype=torch.bfloat16)
+    axes = {name: Atom(size) for name, size in (("n", 4), ("k", 3), ("g", 2), ("m", 5), ("inner", 3))}
+    ties = Ties()
+    arguments = {
+        "self": Value((axes["n"], axes["k"]), False),
+        "mat2": Value((axes["g"], axes["inner"], axes["m"]), True, (("w", 0), ("w", 1), ("w", 2))),
+    }
+    value = RULES["_grouped_mm"](Call(node, arguments, ties))
+    assert isinstance(value, Value)
+    assert value.axes == (axes["n"], axes["m"])
+    assert value.zero
+    assert resolve(axes["k"]) is resolve(axes["inner"])
+    assert {name: bool(axis.frozen) for name, axis in axes.items()} == {
+        **dict.fromkeys(("n", "g"), True),
+        **dict.fromkeys(("k", "m", "inner"), False),
+    }
+    assert ties.roles == {("w", 1): {"in"}, ("w", 2): {"out"}}
+    assert [(resolve(axis), size) for axis, size in ties.aligned] == [(resolve(axes["k"]), 8), (axes["m"], 8)]
+    for wrong in ({"self": Value((axes["n"],))}, {"bias": Value((axes["m"],))}, {"mat2": Value((axes["g"], axes["m"]))}):
+        other = RULES["_grouped_mm"](Call(node, {**arguments, **wrong}, Ties()))
+        assert isinstance(other, Value)
+        assert all(map(is_fixed, other.axes))
+
+
+def test_a_mask_is_the_same_along_rows_where_it_is_repeated_along_them() -> None:
+    masks: dict[str, Callable[[fx.Graph, fx.Node], fx.Node]] = {
+        "expanded": lambda g, m: g.call_function(ATEN.expand.default, (m, [2, 3])),
+        "expanded and copied": lambda g, m: g.call_function(
+            ATEN.clone.default, (g.call_function(ATEN.expand.default, (m, [2, 3])),)
+        ),
+        "of its own": lambda g, m: g.call_function(ATEN.logical_not.default, (m,)),
+    }
+    for kind, make in masks.items():
+        for narrow in ((2, 1), (2, 3), (3,)):
+            graph = fx.Graph()
+            target, mask, source = (graph.placeholder(name) for name in ("x", "mask", "source"))
+            mask.meta["val"] = torch.ones(narrow, dtype=torch.bool)
+            wide = make(graph, mask)
+            for node in (wide, *wide.all_input_nodes):
+                if node is not mask:
+                    node.meta["val"] = torch.ones(2, 3, dtype=torch.bool)
+            node = graph.call_function(ATEN.masked_scatter.default, (target, wide, source))
+            node.meta["val"] = x(2, 3)
+            units, written = Atom(3), Atom(3)
+            values = {
+                "self": Value((fixed(2), units)),
+                "mask": Value((fixed(2), Atom(3)), False),
+                "source": Value((fixed(2), written)),
+            }
+            RULES["masked_scatter"](Call(node, values, Ties()))
+            if kind != "of its own" and narrow == (2, 1):
+                assert resolve(units) is resolve(written)
+                assert not is_fixed(units)
+            else:
+                assert is_fixed(units)
+                assert is_fixed(written)
