@@ -135,16 +135,45 @@ def mutated(file: Path, place: int) -> tuple[ast.Module, str]:
     return ast.fix_missing_locations(tree), function
 
 
+def statement_of(tree: ast.Module, place: int) -> ast.stmt:
+    """The statement around a place."""
+    node: Any = list(places(tree))[place][0]
+    around = (each for each in ast.walk(tree) if isinstance(each, ast.stmt) and node in ast.walk(each))
+    return max(around, key=lambda each: (each.lineno, -(each.end_lineno or 0)))
+
+
 def statement_lines(file: Path, place: int) -> set[int]:
     """The lines of the statement around a place, without those of its body."""
-    tree = ast.parse(file.read_text())
-    node, _ = list(places(tree))[place]
-    statement = max(
-        (each for each in ast.walk(tree) if isinstance(each, ast.stmt) and each.lineno <= node.lineno and each.end_lineno >= node.end_lineno),
-        key=lambda each: each.lineno,
-    )
+    statement = statement_of(ast.parse(file.read_text()), place)
     body = getattr(statement, "body", None)
-    return set(range(statement.lineno, max(body[0].lineno, statement.lineno + 1) if body else statement.end_lineno + 1))
+    last = max(body[0].lineno - 1, statement.lineno) if body else statement.end_lineno or statement.lineno
+    return set(range(statement.lineno, last + 1))
+
+
+def bound(file: Path, place: int) -> set[str]:
+    """The names that the statement around a place makes: of variables, fields, a function or a class."""
+    statement = statement_of(ast.parse(file.read_text()), place)
+    if isinstance(statement, FUNCTIONS | ast.ClassDef):
+        return {statement.name}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def using(room: Path, names: set[str]) -> set[tuple[str, str]]:
+    """The functions of a room in which one of some names stands, or that have it."""
+    users: set[tuple[str, str]] = set()
+    for file in sorted(room.rglob("*.py")):
+        name = str(file.relative_to(room.parent))
+        waiting = [(ast.parse(file.read_text()), MODULE, "")]  # type: list[tuple[ast.AST, str, str]]
+        while waiting:
+            node, function, scope = waiting.pop()
+            if isinstance(node, FUNCTIONS):
+                function, scope = scope + node.name, f"{scope}{node.name}.<locals>."
+            elif isinstance(node, ast.ClassDef):
+                scope = f"{scope}{node.name}."
+            if names & {getattr(node, part, None) for part in ("id", "attr", "name", "arg")}:
+                users.add((name, function))
+            waiting += [(child, function, scope) for child in ast.iter_child_nodes(node)]
+    return {(name, function) for name, function in users if function != MODULE}
 
 
 def mutants_of(room: str, file: Path) -> list[Mutant]:
@@ -221,7 +250,11 @@ class Watch:
         finally:
             sys.settrace(None)
             threading.settrace(None)  # type: ignore[arg-type]
-        self.tests[name_of(item)] = {"seconds": time.monotonic() - start, "calls": sorted(self.called), "lines": self.lines()}
+        self.tests[name_of(item)] = {
+            "seconds": time.monotonic() - start,
+            "calls": sorted(self.called),
+            "lines": self.lines(),
+        }
 
 
 def version_of(package: Path, name: str) -> str:
@@ -253,31 +286,35 @@ def first_failure(items: list[pytest.Item]) -> str:
     return ""
 
 
-def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: float, package: Path) -> tuple[list[str], float]:
+def tests_of(
+    mutant: Mutant, function: str, tests: dict[str, Any], seconds: float, package: Path
+) -> tuple[list[str], float]:
     """The tests that run a mutant's line, as many as fit into the seconds; and how long they take.
 
     The quickest come first, and a further case of a test as if it took so many times as long: other tests see more.
-    Where the file has other lines by now, or no line tells, those that call the function.
-    A test that calls nothing, or imports at most, looks at values: it concerns what no function holds.
+    Where the file has other lines by now, those that call the function. Of what no function holds, those that call a function
+    in which its name stands, or else any of the file; and those that call nothing, or import at most, as they look at values.
     """
-
-    def concerns(calls: list[tuple[str, str]]) -> bool:
-        if function == MODULE:
-            return any(file == mutant.file for file, _ in calls) or all(name == "<module>" for _, name in calls)
-        return (mutant.file, function) in map(tuple, calls)
-
-    callers = {name: tests[name]["lines"].get(version_of(package, mutant.file)) for name in tests if concerns(tests[name]["calls"])}
-    if function != MODULE and None not in callers.values():
+    version, names = version_of(package, mutant.file), set[str]()
+    if function == MODULE:
+        users = using(package / mutant.room, bound(package / mutant.file, mutant.place))
+        for name, about in tests.items():
+            calls = {(file, called) for file, called in about["calls"] if called != "<module>"}
+            if not calls or calls & users or (not users and any(file == mutant.file for file, _ in calls)):
+                names.add(name)
+    else:
+        callers = [name for name in tests if [mutant.file, function] in tests[name]["calls"]]
         lines = statement_lines(package / mutant.file, mutant.place)
-        callers = {name: ran for name, ran in callers.items() if lines.intersection(ran)}
-    names = sorted(callers, key=lambda name: tests[name]["seconds"])
+        names |= {
+            n for n in callers if version not in tests[n]["lines"] or lines.intersection(tests[n]["lines"][version])
+        }
     cases = Counter[str]()
     late: dict[str, float] = {}
-    for name in names:
+    for name in sorted(names, key=lambda name: tests[name]["seconds"]):
         cases[name.partition("[")[0]] += 1
         late[name] = tests[name]["seconds"] * cases[name.partition("[")[0]]
-    total, within = 0.0, []
-    for name in sorted(names, key=late.__getitem__):
+    total, within = 0.0, list[str]()
+    for name in sorted(late, key=late.__getitem__):
         total += tests[name]["seconds"]
         if total > seconds and within:
             break

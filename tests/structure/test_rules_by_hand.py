@@ -6,6 +6,7 @@ All sizes of an op's operands differ unless they must be equal, so that a size n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.structure.axes import Atom, Axis, atoms, fixed, is_fixed, keep_vector, resolve
+from secateur.structure.literals import new_sizes, size_changes
+from secateur.structure.nodes import with_arguments
 from secateur.structure.ops import bind
 from secateur.structure.rules import RULES, Call, Value, op_name
 from secateur.structure.rules.registry import Ties
@@ -72,8 +75,9 @@ class Ruled:
         args, options = pytree.tree_map(holder, self.arguments)
         node = graph.call_function(self.op, args, options)
         node.meta["val"] = self.op(*self.arguments[0], **self.arguments[1])
-        self.ties = Ties()
+        self.node, self.values, self.ties = node, values, Ties()
         outcome = RULES[op_name(node)](Call(node, bind(node, values), self.ties))
+        values[node] = outcome
         self.outputs = outcome if isinstance(outcome, list) else [outcome]
         grouped = atoms_of(self.ties.groups.values())
         self.free = {
@@ -558,6 +562,89 @@ def test_entries_of_a_unit_are_where_the_op_puts_them(name: str) -> None:
 
         for moved, value in zip(op.run(entries), op.outputs, strict=True):
             assert torch.equal(moved, entries(moved, value))
+
+
+SIZED = {
+    **{name: case for name, case in MOVING.items() if "strided" not in name},
+    **{name: CASES[name] for name in ("grouped conv", "grouped transposed", "depthwise conv", "channel shuffle")},
+    **{name: CASES[name] for name in ("group norm", "layer norm", "layer norm of two axes", "rms norm", "repeat")},
+    **{name: CASES[name] for name in ("repeat interleave", "linear", "relu", "permute")},
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_an_op_with_its_new_sizes_gives_what_stays(name: str) -> None:
+    op = Ruled(name)
+    structure: Any = SimpleNamespace(values=op.values, ties=op.ties)
+    groups = {atom for atom in atoms_of(op.ties.groups.values()) if not atom.frozen and atom.size > 2}
+    whole = op.run(lambda tensor, value: tensor)
+    returned = atoms_of(axis for value in op.outputs for axis in value.axes)
+    for atom in ((op.free - op.statistics) | groups) & returned:  # what is summed over is zero in a masked model alone
+        keep = without(atom)
+        sizes = new_sizes(structure, op.node, keep)
+        old = bind(op.node, {})
+        changed = {(b, a) for size, new in sizes.items() for b, a in zip(*map(listed, (old[size], new)), strict=False)}
+        if all(len(listed(old[size])) == len(listed(new)) for size, new in sizes.items()):
+            assert size_changes(structure, op.node, keep) == {(b, a) for b, a in changed if b != a}
+        kept = {node: cut(node.meta["val"], op.values[node], keep) for node in op.node.all_input_nodes}
+        args, options = with_arguments(op.node, op.node.args, op.node.kwargs, sizes)
+        args, options = fx.map_arg((args, options), kept.__getitem__)
+        target = ATEN.split_with_sizes.default if name in ("split", "split with a rest", "chunks", "split of rows") else op.op
+        if target is not op.op and not isinstance(args[1], list):
+            target = op.op
+        outputs = target(*args, **options)
+        for small, full, value in zip(*map(listed, (outputs, whole)), op.outputs, strict=True):
+            torch.testing.assert_close(small, cut(full, value, keep), rtol=1e-9, atol=1e-9)
+
+
+def listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+ENOUGH: list[tuple[str, tuple[bool, ...]]] = [
+    ("addcmul", (True, True, False)),
+    ("lerp", (True, True)),
+    ("mul", (True, False)),
+    ("mul of one row", (False, True)),
+    ("linear", (False, True, True)),
+    ("linear without a bias", (False, True)),
+    ("einsum", (True, True)),
+    ("addmm", (True, True, True)),
+    ("div", (True,)),
+    ("power", (True,)),
+    ("conv1d", (False, True, True)),
+    ("batch norm", (False, True, True, False, False)),
+    ("layer norm of two axes", (True, True)),
+    ("where of one row", (False, True, True)),
+    ("index add", (True, False, True)),
+    ("copied", (False, True)),
+    ("glu", (True,)),
+]
+
+
+@pytest.mark.parametrize(("name", "zeros"), ENOUGH)
+def test_some_operands_are_enough_for_zeros(name: str, zeros: tuple[bool, ...]) -> None:
+    """Axes that no unit is of are fixed, so that broadcasting takes nothing away."""
+    op, graph = CASES[name][0], fx.Graph()
+    count, values = len(tensors_in(CASES[name][1])), dict[fx.Node, Any]()
+
+    def holder(argument: Any) -> Any:
+        if not isinstance(argument, Tensor):
+            return argument
+        node = graph.placeholder(f"x{len(values)}")
+        node.meta["val"] = argument
+        # Units lie along the axis of size 3 alone.
+        axes = tuple(Atom(n) if n == 3 else fixed(n) for n in argument.shape)
+        values[node] = Value(axes, zeros[len(values)])
+        return node
+
+    args, options = pytree.tree_map(holder, CASES[name][1])
+    node = graph.call_function(op, args, options)
+    node.meta["val"] = op(*CASES[name][1][0], **CASES[name][1][1])
+    outcome = RULES[op_name(node)](Call(node, bind(node, values), Ties()))
+    assert count == len(zeros)
+    assert isinstance(outcome, Value)
+    assert outcome.zero
 
 
 # ---- what is written down beside the axes ----
