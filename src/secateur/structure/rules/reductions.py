@@ -12,7 +12,7 @@ from typing import Any
 from torch.fx import Node
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
-from secateur.structure.rules.elementwise import pointwise
+from secateur.structure.rules.elementwise import covers, pointwise
 from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, output_shapes, rule
 
 
@@ -76,7 +76,8 @@ def reduce_extreme(call: Call) -> Value | list[Value]:
     """An extreme is one of fewer entries after a cut, at another place."""
     x: Value = call["self"]
     if call["other"] is not None:  # max(a, b) entry by entry
-        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
+        values = [x, call["other"]]
+        return pointwise(call, values, all(v.zero and covers([v], call.shape, values) for v in values))
     dims = _dims(call["dim"], len(x.axes))
     named = op_name(call.node) != "aminmax"
     if named and _reads_second(call.node):
@@ -85,6 +86,7 @@ def reduce_extreme(call: Call) -> Value | list[Value]:
     value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
     if not isinstance(call.node.meta.get("val"), (tuple, list)):
         return value
+    # The places of extremes are any where all is zero.
     return [value, Value(value.axes, value.zero and not named)]
 
 
@@ -141,7 +143,7 @@ def softmax(call: Call) -> Value:
 def batch_norm(call: Call) -> Value | list[Value]:
     x: Value = call["input"]
     weight, bias = call["weight"], call["bias"]
-    channels = x.axes[1] if len(x.axes) > 1 else x.axes[0]
+    channels = x.axes[1]
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             call.unify(channels, call[name].axes[0])
@@ -176,11 +178,10 @@ def layer_norm(call: Call) -> Value | list[Value]:
     scaled = weight is not None and weight.zero and (bias is None or bias.zero)
     zero = bool((scaled and (earlier_fixed or (x.zero and bias is None))) or (x.zero and not centred and bias is None))
     value = Value(x.axes, zero)
-    return [value, *_rest(call)] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
-
-
-def _rest(call: Call) -> list[Value]:
-    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call.node)[1:]]
+    # The statistics come out beside it: one number for all that they are taken over.
+    statistics = Value((*x.axes[:-count], *(fixed(1) for _ in range(count))), zero=False)
+    rest = [statistics] * (len(output_shapes(call.node)) - 1)
+    return [value, *rest] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
 
 @rule("group_norm")

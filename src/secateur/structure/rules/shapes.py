@@ -300,7 +300,7 @@ def fold(call: Call) -> Value:
     x: Value = call["self"]
     kernel = prod(call["kernel_size"])
     channels, taps = _regroup(call, [x.axes[-2]], [x.axes[-2].size // kernel, kernel])
-    freeze(taps, "kernel size")
+    freeze(product(taps, x.axes[-1]), "kernel size and places")
     return Value((*x.axes[:-2], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
 
 
