@@ -27,28 +27,25 @@ def take_apart(program: ExportedProgram, whole: Container[str]) -> None:
     for module in program.graph_module.modules():
         if not isinstance(module, fx.GraphModule):
             continue
+        composed = [node for node in module.graph.nodes if _is_composed(node, whole)]
+        if not composed:
+            continue
         # What is made of sizes alone, such as a table of places, has no units.
         held = dependent(node for node in module.graph.nodes if node.op == "placeholder")
-        composed = [n for n in module.graph.nodes if n in held and _is_composed(n) and _name(n) not in whole]
-        for node in composed:
+        for node in filter(held.__contains__, composed):
             if (parts := _parts(node)) is not None:
                 _replace(node, parts)
-        if composed:
-            module.recompile()
+        module.recompile()
 
 
-def _name(node: Node) -> str:
-    schema: Any = node.target._schema  # type: ignore[union-attr]
-    return str(schema.name).removeprefix("aten::")
-
-
-def _is_composed(node: Node) -> bool:
+def _is_composed(node: Node, whole: Container[str]) -> bool:
     """Whether torch composes an op of others, and it does no more than to make tensors of tensors."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._can_decompose():
+    if not isinstance(node.target, torch._ops.OpOverload):
         return False
     schema = node.target._schema
-    makes_tensors = all(str(output.type) in {"Tensor", "List[Tensor]"} for output in schema.returns)
-    return bool(schema.returns) and makes_tensors and not schema.is_mutable
+    if schema.name.removeprefix("aten::") in whole or schema.is_mutable or not schema.returns:
+        return False
+    return node.target._can_decompose() and all(str(r.type) in {"Tensor", "List[Tensor]"} for r in schema.returns)
 
 
 def _parts(node: Node) -> fx.Graph | None:
