@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["held", "hold", "mapped_numbers"]
+from secateur.structure.parts import INTERNAL, Part
 
-INTERNAL = frozenset(vars(nn.Module()))
+__all__ = ["held", "hold", "mapped_numbers"]
 
 
 def mapped_numbers(module: nn.Module) -> dict[str, int]:
@@ -49,7 +49,11 @@ def hold(module: nn.Module, name: str, value: Any) -> None:
     """
     holder, last = _holder(module, name)
     if not isinstance(holder, dict):
-        setattr(holder, last, type(getattr(holder, last))(value) if isinstance(value, list) else value)
+        new = type(getattr(holder, last))(value) if isinstance(value, list) else value
+        if isinstance(holder, Part):
+            vars(holder)[last] = new  # for reading alone, as nothing can be set that is to have an effect
+        else:
+            setattr(holder, last, new)
         return
     pairs = tuple(holder.items())
     holder[last] = value
