@@ -107,7 +107,7 @@ def test_a_graph_has_the_submodules_of_the_model() -> None:
     assert list(graph.state_dict()) == list(result.original.state_dict())
     assert graph.head.bias is None
     assert (graph.backbone.drop.p, graph.backbone.conv.out_channels) == (0.5, len(graph.backbone.conv.weight))
-    assert "(norm): Part(BatchNorm2d)" in str(graph.backbone)
+    assert "(norm): GraphPart(BatchNorm2d)" in str(graph.backbone)
 
 
 WITHOUT_EFFECT: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.calls import usual
 from secateur.labelled import Samples, batches, check_samples
 from secateur.state import device_of, modes_kept
-from secateur.structure.parts import Part
+from secateur.structure.graph_parts import GraphPart
 from secateur.types import InputError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
@@ -67,7 +67,7 @@ def recalibrate(model: nn.Module, data: Samples, *, batch_size: int = 256) -> nn
 
 def norms_of(model: nn.Module) -> list[_BatchNorm]:
     """Return the batch norms that keep running statistics; those of a graph do not run by themselves."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, Part)]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, GraphPart)]
     return [norm for norm in norms if norm.running_mean is not None]
 
 

@@ -24,7 +24,7 @@ from secateur.structure.decided import OF_NO_MODEL
 from secateur.structure.difference import compared_tensors
 from secateur.structure.export import differ
 from secateur.structure.frames import Inputs
-from secateur.structure.parts import INTERNAL
+from secateur.structure.graph_parts import INTERNAL
 from secateur.switches import unfused_attention
 from secateur.trees import changed, tensors_within
 from secateur.types import InputError

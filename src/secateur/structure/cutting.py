@@ -23,6 +23,7 @@ from secateur.structure.circumstances import circumstances
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.graph_parts import GraphPart
 from secateur.structure.guesses import proposals
 from secateur.structure.held import held, hold
 from secateur.structure.infer import Structure
@@ -30,7 +31,6 @@ from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.parting import parting_place
-from secateur.structure.parts import Part
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.trace import model_line
@@ -394,7 +394,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
     """The innermost module whose forward fails, for the error message."""
     entered: list[str] = []
     handles = []
-    for path, module in ((p, m) for p, m in model.named_modules() if not isinstance(m, Part)):
+    for path, module in ((p, m) for p, m in model.named_modules() if not isinstance(m, GraphPart)):
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:

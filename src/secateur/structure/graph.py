@@ -15,11 +15,11 @@ from torch.utils import _pytree as pytree
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom
 from secateur.structure.free_sizes import Arithmetic
+from secateur.structure.graph_parts import CutGraph, GraphPart, mode_of, part_tree
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.modes import TrainMode, require_mode
 from secateur.structure.nodes import innermost, named_arguments, set_arguments
-from secateur.structure.parts import CutGraph, Part, mode_of, part_tree
 from secateur.structure.rules import op_name
 from secateur.structure.signature import called_like
 from secateur.structure.trace import Graph, exported_like, trace
@@ -58,7 +58,7 @@ def _graphs(structure: Structure) -> list[fx.Graph]:
     return list({id(node.graph): node.graph for node in structure.values}.values())
 
 
-def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> Part:
+def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> GraphPart:
     """The parts of the model, with what else the graph reads."""
     root, state = part_tree(small), own_tensors(small)
     constants = program.graph_signature.inputs_to_lifted_tensor_constants

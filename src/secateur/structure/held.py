@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.structure.parts import INTERNAL, Part
+from secateur.structure.graph_parts import INTERNAL, GraphPart
 
 __all__ = ["held", "hold", "mapped_numbers"]
 
@@ -50,7 +50,7 @@ def hold(module: nn.Module, name: str, value: Any) -> None:
     holder, last = _holder(module, name)
     if not isinstance(holder, dict):
         new = type(getattr(holder, last))(value) if isinstance(value, list) else value
-        if isinstance(holder, Part):
+        if isinstance(holder, GraphPart):
             vars(holder)[last] = new  # for reading alone, as nothing can be set that is to have an effect
         else:
             setattr(holder, last, new)

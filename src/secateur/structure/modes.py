@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.export import export
+from secateur.structure.graph_parts import mode_of
 from secateur.structure.nodes import named_arguments, tensor_holders
-from secateur.structure.parts import mode_of
 from secateur.structure.signature import Signed
 from secateur.structure.trace import Graph, model_line, where
 from secateur.types import InputError

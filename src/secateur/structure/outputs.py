@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from secateur.structure.parts import INTERNAL
+from secateur.structure.graph_parts import INTERNAL
 from secateur.trees import walk
 
 __all__ = ["Holdings", "Stored", "dependent", "idle_parts", "opaque_type", "unread"]

@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from secateur.types import InputError
 
-__all__ = ["CutGraph", "Part", "mode_of", "part_tree"]
+__all__ = ["CutGraph", "GraphPart", "mode_of", "part_tree"]
 
 INTERNAL = set(vars(nn.Module()))
 """The attributes in which a module keeps tensors, submodules, hooks and its mode."""
@@ -25,13 +25,13 @@ RECOGNISED = (_NormBase, _DropoutNd, nn.Sequential, nn.ModuleList, nn.ModuleDict
 """Layers that do something else in train mode, by whose class code finds them to set their modes, and what is indexed."""
 
 
-class Part(nn.Module):
+class GraphPart(nn.Module):
     """A submodule of a graph: the tensors and the mode of the model's own, and the numbers of torch's layers to read.
 
     What the graph computes with was written into it, so that attributes cannot be set, hooks would never run, and no part
     runs by itself; each is refused.
 
-    >>> part = Part.of(nn.Dropout(0.5))
+    >>> part = GraphPart.of(nn.Dropout(0.5))
     >>> part.p, part.eval().training, isinstance(part, nn.Dropout)
     (0.5, False, True)
     >>> part.p = 0.1
@@ -46,9 +46,9 @@ class Part(nn.Module):
     """The attributes that the model's module has, which are no tensors."""
 
     @classmethod
-    def of(cls, module: nn.Module) -> Part:
+    def of(cls, module: nn.Module) -> GraphPart:
         """Return the part for a module, without its submodules."""
-        kind = module.base if isinstance(module, Part) else type(module)
+        kind = module.base if isinstance(module, GraphPart) else type(module)
         part = _unpickled_part(kind)
         nn.Module.__init__(part)
         attributes = {
@@ -58,7 +58,7 @@ class Part(nn.Module):
         }
         if kind.__module__.startswith("torch.nn."):
             vars(part).update(attributes)
-        before = vars(module) if isinstance(module, (Part, CutGraph)) else {}
+        before = vars(module) if isinstance(module, (GraphPart, CutGraph)) else {}
         vars(part)["kind"] = before.get("kind", kind.__name__)
         vars(part)["written"] = before.get("written", frozenset(attributes))
         vars(part)["training"] = module.training
@@ -82,7 +82,7 @@ class Part(nn.Module):
         return self.kind
 
     def _get_name(self) -> str:
-        return "Part"
+        return "GraphPart"
 
     def _refuse_hook(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise InputError(
@@ -97,20 +97,20 @@ class Part(nn.Module):
         return _unpickled_part, (self.base,), self.__dict__
 
 
-def _unpickled_part(base: type[nn.Module]) -> Part:
+def _unpickled_part(base: type[nn.Module]) -> GraphPart:
     part_class = _class_for(base)
     return part_class.__new__(part_class)
 
 
-CLASSES: dict[type[nn.Module], type[Part]] = {}
+CLASSES: dict[type[nn.Module], type[GraphPart]] = {}
 
 
-def _class_for(kind: type[nn.Module]) -> type[Part]:
+def _class_for(kind: type[nn.Module]) -> type[GraphPart]:
     """The class of a part; one that is of the model's own where code looks for that."""
     if not issubclass(kind, RECOGNISED):
-        return Part
+        return GraphPart
     if kind not in CLASSES:
-        CLASSES[kind] = type("Part", (Part, kind), {"base": kind})
+        CLASSES[kind] = type("GraphPart", (GraphPart, kind), {"base": kind})
     return CLASSES[kind]
 
 
@@ -127,9 +127,9 @@ def check_set(module: Any, name: str, value: Any) -> None:
         )
 
 
-def part_tree(model: nn.Module) -> Part:
+def part_tree(model: nn.Module) -> GraphPart:
     """Return the parts of a model, nested as its modules are."""
-    parts = {id(module): Part.of(module) for module in model.modules()}
+    parts = {id(module): GraphPart.of(module) for module in model.modules()}
     for module in model.modules():
         children = {name: None if child is None else parts[id(child)] for name, child in module._modules.items()}
         parts[id(module)]._modules.update(children)
