@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["held", "hold", "is_settings", "mapped_numbers"]
+from secateur.structure.graph_parts import INTERNAL, GraphPart
 
-INTERNAL = frozenset(vars(nn.Module()))
+__all__ = ["held", "hold", "is_settings", "mapped_numbers"]
 
 
 def mapped_numbers(module: nn.Module) -> dict[str, int]:
@@ -62,7 +62,11 @@ def hold(module: nn.Module, name: str, value: Any) -> None:
     """
     holder, last = _holder(module, name)
     if not isinstance(holder, dict):
-        setattr(holder, last, type(getattr(holder, last))(value) if isinstance(value, list) else value)
+        new = type(getattr(holder, last))(value) if isinstance(value, list) else value
+        if isinstance(holder, GraphPart):
+            vars(holder)[last] = new  # for reading alone, as nothing can be set that is to have an effect
+        else:
+            setattr(holder, last, new)
         return
     pairs = tuple(holder.items())
     holder[last] = value

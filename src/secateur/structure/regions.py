@@ -81,7 +81,7 @@ def trace_regions(model: nn.Module, example_inputs: ExampleInputs, whole: TraceE
     >>> [(region.path, len(region.graph.inputs)) for region in graph.regions]
     [('body', 1)]
     """
-    args, kwargs = split_inputs(example_inputs)
+    args, kwargs = fresh(*split_inputs(example_inputs))
     with evaluating(model), private_draws():
         called(model, args, kwargs)
     regions: list[Region] = []
