@@ -177,7 +177,13 @@ class Unsettled:
 
 @pytest.mark.parametrize(
     ("probes", "settled", "counts"),
-    [(None, 16, [16]), (None, 17, [16, 16]), (None, 64, [16, 16, 32]), (None, inf, [16, 16, 32, 64, 128]), (5, inf, [5])],
+    [
+        (None, 16, [16]),
+        (None, 17, [16, 16]),
+        (None, 64, [16, 16, 32]),
+        (None, inf, [16, 16, 32, 64, 128]),
+        (5, inf, [5]),
+    ],
 )
 def test_probes_double_until_ranks_are_settled_or_there_are_the_most(
     probes: int | None, settled: float, counts: list[int]
@@ -260,7 +266,10 @@ def test_an_estimate_of_small_units_is_what_their_removal_changes(model: nn.Modu
 def test_the_scores_of_a_site_are_divided_by_their_length_and_zeros_stay() -> None:
     criterion = Taylor((torch.zeros(2, 3), torch.zeros(2)), normalise=True)
     scores = criterion._normal({"a": torch.tensor([3.0, -4.0]), "b": torch.zeros(2)}, "signed")
-    assert {name: x.tolist() for name, x in scores.items()} == {"a": [pytest.approx(0.6), pytest.approx(-0.8)], "b": [0, 0]}
+    assert {name: x.tolist() for name, x in scores.items()} == {
+        "a": [pytest.approx(0.6), pytest.approx(-0.8)],
+        "b": [0, 0],
+    }
     for sign, divided in (("signed", False), ("absolute", True), ("squared", False)):
         usual = Taylor((torch.zeros(2, 3), torch.zeros(2)))._normal({"a": torch.tensor([3.0, 4.0])}, sign)
         assert torch.equal(usual["a"], torch.tensor([3.0, 4.0]) / (5 if divided else 1))

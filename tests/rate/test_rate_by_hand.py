@@ -309,12 +309,16 @@ def test_a_row_without_a_neuron_is_what_the_layer_gives_without_it() -> None:
     without = read[sample].clone()
     without[range(4), unit] = 0
     expected = F.linear(without, layers[0].weight, layers[0].bias)
-    torch.testing.assert_close(Sparse(layers).enter(0, before, read.clone(), sample, unit), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        Sparse(layers).enter(0, before, read.clone(), sample, unit), expected, rtol=1e-4, atol=1e-4
+    )
     one = Sparse(layers).enter(0, before[:1], read[:1].clone(), sample[:1], unit[:1])
     torch.testing.assert_close(one, expected[:1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("count", "rounded"), [(0, 0), (1, 64), (64, 64), (65, 128), (1024, 1024), (1025, 1280), (1281, 1536)])
+@pytest.mark.parametrize(
+    ("count", "rounded"), [(0, 0), (1, 64), (64, 64), (65, 128), (1024, 1024), (1025, 1280), (1281, 1536)]
+)
 def test_sizes_are_rounded_up_to_few(count: int, rounded: int) -> None:
     assert whole(count) == rounded
 
@@ -478,7 +482,9 @@ def test_what_a_last_layer_does_not_take_is_told(
         (H, T, (1, 0), "memory"),
     ],
 )
-def test_what_a_population_does_not_take_is_told(inputs: Any, labels: Any, sizes: tuple[int, int], message: str) -> None:
+def test_what_a_population_does_not_take_is_told(
+    inputs: Any, labels: Any, sizes: tuple[int, int], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         check_samples(inputs, labels, *sizes)
     check_samples(H[:1], T[:1], 1, 1)
@@ -500,7 +506,6 @@ def test_outputs_that_are_no_logits_of_the_labels_are_told(outputs: Any, labels:
         check_outputs(outputs, labels)
     check_outputs(H[:, :2], T + 1)
     check_outputs(H, T)
-
 
 
 def test_an_error_says_how_far_whole_numbers_go() -> None:

@@ -260,7 +260,9 @@ def test_what_two_passes_did_is_all_that_either_did() -> None:
         (lambda t, x: x[: int(t.max() + x.sum().long())], []),
     ],
 )
-def test_values_of_whole_numbers_that_decide_are_noted(ask: Callable[[Tensor, Tensor], Tensor], values: list[Any]) -> None:
+def test_values_of_whole_numbers_that_decide_are_noted(
+    ask: Callable[[Tensor, Tensor], Tensor], values: list[Any]
+) -> None:
     class Asks(nn.Module):
         def forward(self, tokens: Tensor, x: Tensor) -> Tensor:
             return ask(tokens, x)
@@ -289,7 +291,9 @@ def structure_of(**sites: int) -> Any:
         ({"emb": 1}, True),
     ],
 )
-def test_blocks_are_even_where_sites_that_differ_by_their_number_keep_as_many(counts: dict[str, int], even: bool) -> None:
+def test_blocks_are_even_where_sites_that_differ_by_their_number_keep_as_many(
+    counts: dict[str, int], even: bool
+) -> None:
     assert _is_even(structure_of(h_0_mlp=8, h_1_mlp=8, h_0_att=4, h_1_att=5, emb=6), counts) is even
 
 
@@ -338,7 +342,9 @@ def test_boundaries_that_lie_outside_stay(size: int) -> None:
         if abs(index) >= size:
             assert _moved(index, keep) == index
         else:
-            stays = [at for at in range(size)[index:] if keep[at]] if index < 0 else [at for at in range(index) if keep[at]]
+            stays = (
+                [at for at in range(size)[index:] if keep[at]] if index < 0 else [at for at in range(index) if keep[at]]
+            )
             assert _moved(index, keep) == (-len(stays) if index < 0 else len(stays))
 
 
@@ -359,7 +365,9 @@ def placed(path: str, *values: Value) -> dict[fx.Node, Value]:
 
 @pytest.mark.parametrize("temperature", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_head_dimension_whose_size_enters_arithmetic_stays_with_what_it_sizes(temperature: bool, frozen: bool) -> None:
+def test_a_head_dimension_whose_size_enters_arithmetic_stays_with_what_it_sizes(
+    temperature: bool, frozen: bool
+) -> None:
     heads, dimension, other = Atom(4), Atom(8), Atom(8, "the model's output" if frozen else None)
     values = placed("att", Value((heads, dimension)), Value((fixed(3), other)))
     attribute = Attribute("att", "head_dim")

@@ -74,7 +74,8 @@ def test_a_reader_gives_what_its_op_does_and_what_stays_of_it_what_the_masked_mo
     assert matrix.data_ptr() == model.get_parameter(weight).data_ptr()
     assert (layer.inputs, kept.numel()) == (source.shape[dim], matrix.shape[1])
     units = layer.units(name)
-    assert units is not None and units[keep[name]].flatten().tolist() == kept.nonzero().flatten().tolist()
+    assert units is not None
+    assert units[keep[name]].flatten().tolist() == kept.nonzero().flatten().tolist()
     # The masked model has the columns of what went at zero.
     masked = dict(mask(model, sites, keep).named_parameters())[weight].detach()
     expected = torch.where(kept.view(-1, *[1] * (matrix.ndim - 2)), matrix, 0)

@@ -378,7 +378,12 @@ OPS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[i
     "index fill with nothing": (ATEN.index_fill.int_Scalar, (x(2, 3), -1, torch.tensor([1]), 0.0), {}, [2]),
     "put": (ATEN.index_put.default, (x(2, 3, 5), [torch.tensor([1, 0])], x(2, 3, 5)), {}, [3, 5]),
     "put a row": (ATEN.index_put.default, (x(2, 3, 5), [torch.tensor([1])], x(5)), {}, [3, 5]),
-    "put along the middle": (ATEN.index_put.default, (x(2, 3, 5), [None, torch.tensor([1, 2])], x(2, 2, 5)), {}, [2, 5]),
+    "put along the middle": (
+        ATEN.index_put.default,
+        (x(2, 3, 5), [None, torch.tensor([1, 2])], x(2, 2, 5)),
+        {},
+        [2, 5],
+    ),
     "masked indices": (ATEN.index.Tensor, (x(2, 3, 5), [torch.ones(2, 3, dtype=torch.bool)]), {}, [5]),
     "indices of two dimensions": (ATEN.index.Tensor, (x(2, 3, 5), [torch.tensor([[0, 1], [1, 0]])]), {}, [3, 5]),
     "masked scatter": (
@@ -589,7 +594,11 @@ def test_an_op_with_its_new_sizes_gives_what_stays(name: str) -> None:
         kept = {node: cut(node.meta["val"], op.values[node], keep) for node in op.node.all_input_nodes}
         args, options = with_arguments(op.node, op.node.args, op.node.kwargs, sizes)
         args, options = fx.map_arg((args, options), kept.__getitem__)
-        target = ATEN.split_with_sizes.default if name in ("split", "split with a rest", "chunks", "split of rows") else op.op
+        target = (
+            ATEN.split_with_sizes.default
+            if name in ("split", "split with a rest", "chunks", "split of rows")
+            else op.op
+        )
         if target is not op.op and not isinstance(args[1], list):
             target = op.op
         outputs = target(*args, **options)
@@ -683,7 +692,12 @@ def test_a_parameters_dimension_is_known_again_after_an_op(name: str) -> None:
             expected = dims.get(id(resolve(axis))) if axis.size > 1 else None
             assert (source is None) == (expected is None)
             if source is not None and expected is not None:
-                tied = {n for _, v in op.operands for a, n in zip(v.axes, v.source, strict=True) if resolve(a) is resolve(axis)}
+                tied = {
+                    n
+                    for _, v in op.operands
+                    for a, n in zip(v.axes, v.source, strict=True)
+                    if resolve(a) is resolve(axis)
+                }
                 assert source in tied
 
 
@@ -784,7 +798,11 @@ def test_rows_that_are_routed_to_groups_tie_the_sizes_of_their_matrices() -> Non
     }
     assert ties.roles == {("w", 1): {"in"}, ("w", 2): {"out"}}
     assert [(resolve(axis), size) for axis, size in ties.aligned] == [(resolve(axes["k"]), 8), (axes["m"], 8)]
-    for wrong in ({"self": Value((axes["n"],))}, {"bias": Value((axes["m"],))}, {"mat2": Value((axes["g"], axes["m"]))}):
+    for wrong in (
+        {"self": Value((axes["n"],))},
+        {"bias": Value((axes["m"],))},
+        {"mat2": Value((axes["g"], axes["m"]))},
+    ):
         other = RULES["_grouped_mm"](Call(node, {**arguments, **wrong}, Ties()))
         assert isinstance(other, Value)
         assert all(map(is_fixed, other.axes))

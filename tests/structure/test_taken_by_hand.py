@@ -108,14 +108,30 @@ def test_numbers_to_try_are_less_and_greater_in_steps_of_their_halves() -> None:
     for size in range(1, 200):
         assert all(number < size for number in _less(size) if size > 2 and number != 1)
         assert all(number > size for number in _greater(size))
-    steps = [(100, 0.75, 72), (100, 1.25, 128), (64, 0.75, 32), (64, 1.25, 96), (7, 0.75, 5), (7, 1.25, 9), (2, 0.75, 1)]
+    steps = [
+        (100, 0.75, 72),
+        (100, 1.25, 128),
+        (64, 0.75, 32),
+        (64, 1.25, 96),
+        (7, 0.75, 5),
+        (7, 1.25, 9),
+        (2, 0.75, 1),
+    ]
     assert [_in_steps(size, scale) for size, scale, _ in steps] == [number for *_, number in steps]
     assert _in_steps(128, 0.75) == 96  # steps of 32, though halves allow 128
 
 
 def test_letters_are_allowed_in_their_ranges_where_conditions_are_true() -> None:
     free = free_sizes({B: (2, 5), T: (3, None)}, sympy.Eq(T % 2, 0))
-    for b, t, allowed in ((2, 4, True), (5, 4, True), (6, 4, False), (1, 4, False), (2, 2, False), (2, 99, False), (2, 98, True)):
+    for b, t, allowed in (
+        (2, 4, True),
+        (5, 4, True),
+        (6, 4, False),
+        (1, 4, False),
+        (2, 2, False),
+        (2, 99, False),
+        (2, 98, True),
+    ):
         assert free.allow({B: b, T: t}) is allowed
     assert free.allow({B: 1, T: 4}, least=1)
     assert not free.allow({B: 0, T: 4}, least=1)
@@ -143,7 +159,9 @@ def test_a_span_holds_the_sizes_that_it_says(wanted: Any, sizes: set[int], words
         if size in sizes:
             check_shape(x, (wanted, 3), 1)
         else:
-            with pytest.raises(InputError, match=rf"input 1 of this graph has shape \({size}, 3\); it takes \({words}, 3\)"):
+            with pytest.raises(
+                InputError, match=rf"input 1 of this graph has shape \({size}, 3\); it takes \({words}, 3\)"
+            ):
                 check_shape(x, (wanted, 3), 1)
 
 
@@ -155,7 +173,15 @@ def test_another_number_of_dimensions_is_another_shape() -> None:
 
 @pytest.mark.parametrize(
     ("value", "other", "same"),
-    [(2, 2, True), (2, 3, False), (1, True, False), (2, 2.0, False), ("a", "a", True), (None, None, True), (None, 0, False)],
+    [
+        (2, 2, True),
+        (2, 3, False),
+        (1, True, False),
+        (2, 2.0, False),
+        ("a", "a", True),
+        (None, None, True),
+        (None, 0, False),
+    ],
 )
 def test_plain_values_are_the_same_in_kind_too(value: Any, other: Any, same: bool) -> None:
     for check in (check_value, check_left_out):
