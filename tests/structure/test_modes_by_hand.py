@@ -94,7 +94,7 @@ def test_a_graph_counts_in_train_mode_or_refuses_it(differs: str, step: int) -> 
     assert int(graph.counter) == 3
     graph.train()
     if differs:
-        with pytest.raises(InputError, match="in eval mode alone: train mode runs aten.flip"):
+        with pytest.raises(InputError, match=r"in eval mode alone: train mode runs aten\.flip"):
             graph(ROWS)
     else:
         assert torch.equal(graph(ROWS), ROWS.relu())
