@@ -157,18 +157,18 @@ def test_a_span_holds_the_sizes_that_it_says(wanted: Any, sizes: set[int], words
     for size in range(7):
         x = torch.zeros(size, 3)
         if size in sizes:
-            check_shape(x, (wanted, 3), 1)
+            check_shape(x, (wanted, 3), 1, "x")
         else:
             with pytest.raises(
                 InputError, match=rf"input 1 of this graph has shape \({size}, 3\); it takes \({words}, 3\)"
             ):
-                check_shape(x, (wanted, 3), 1)
+                check_shape(x, (wanted, 3), 1, "x")
 
 
 def test_another_number_of_dimensions_is_another_shape() -> None:
     for x in (torch.zeros(3), torch.zeros(3, 3, 3)):
         with pytest.raises(InputError, match="input 0 of this graph"):
-            check_shape(x, (None, None), 0)
+            check_shape(x, (None, None), 0, "x")
 
 
 @pytest.mark.parametrize(

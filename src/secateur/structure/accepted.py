@@ -1,4 +1,4 @@
-"""What inputs a graph takes: it refuses others itself, as it might run on them and mean something else."""
+"""What sizes and values a graph takes: it refuses others itself, as it might run on them and mean something else."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def require_inputs(graph: GraphModule, shapes: Shapes, free: FreeSizes | None = 
     """
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     inputs = tensor_holders(graph.graph)
-    plain = [node for node in holders if "val" in node.meta and type(node.meta["val"]) in (*PLAIN, type(None))]
+    values = [node for node in holders if "val" in node.meta and node not in inputs]
     conditions: dict[str, None] = {}
     with graph.graph.inserting_before(holders[-1].next):
         for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
-            graph.graph.call_function(check_shape, (node, shape, number))
-        for node in plain:
+            graph.graph.call_function(check_shape, (node, shape, number, node.name))
+        for node in values:
             graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
         for condition, words in _conditions(graph.graph, inputs, shapes, free) if free else ():
             graph.graph.call_function(check_condition, (condition, words))
@@ -96,15 +96,24 @@ def check_condition(holds: bool, words: str) -> None:
         )
 
 
-def check_shape(x: Tensor, shape: tuple[int | Span | None, ...], number: int) -> None:
-    """Refuse an input of another shape.
+def check_shape(x: Any, shape: tuple[int | Span | None, ...], number: int, name: str) -> None:
+    """Refuse an input of another shape, and what is no tensor.
 
-    >>> check_shape(torch.zeros(5, 3), (None, 2), 0)
+    >>> check_shape(torch.zeros(5, 3), (None, 2), 0, "x")
     Traceback (most recent call last):
     secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
+    >>> check_shape(None, (None, 2), 1, "mask")
+    Traceback (most recent call last):
+    secateur.types.InputError: input 1 of this graph, mask, is a tensor of shape (any, 2) and was left out: give one, or cut...
     """
+    accepted_shape = ", ".join(map(span_in_words, shape))
+    if not isinstance(x, Tensor):
+        given = "was left out" if x is None or x is ... else f"cannot be {brief(x)}"
+        raise InputError(
+            f"input {number} of this graph, {name}, is a tensor of shape ({accepted_shape}) and {given}: give one, or cut the "
+            "model again with an example as you need it"
+        )
     if len(x.shape) != len(shape) or not all(map(in_span, x.shape, shape)):
-        accepted_shape = ", ".join(map(span_in_words, shape))
         raise InputError(
             f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
             "again with an example of the shape that you need"

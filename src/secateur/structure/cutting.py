@@ -22,6 +22,7 @@ from secateur.structure.cases import Cases
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.graph_parts import GraphPart
 from secateur.structure.guesses import proposals
 from secateur.structure.held import held, hold
 from secateur.structure.infer import Structure
@@ -196,6 +197,7 @@ def _graph_form(
         try:
             traced = graph_structure(reference.model, structure.graph, free)
             gone = traced.gone(reference.keep)
+            set_attributes(small, plan.attributes)  # its parts show the numbers of torch's layers
             graph = graph_form(small, traced, gone, train_mode(reference.model, traced.graph))
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
@@ -378,7 +380,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
     """The innermost module whose forward fails, for the error message."""
     entered: list[str] = []
     handles = []
-    for path, module in model.named_modules():
+    for path, module in ((p, m) for p, m in model.named_modules() if not isinstance(m, GraphPart)):
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:
