@@ -249,7 +249,7 @@ def test_a_graph_is_called_as_its_model_is() -> None:
     assert "check_left_out(more, {}, 'more')" in named
     alone = lines_of(Named(), (ROWS,), {})
     assert "check_left_out(other, None, 'other')" in alone
-    assert "([x], {}), self._in_spec" in alone
+    assert "leaves_like([x], {}, self._in_spec" in alone
 
 
 def test_what_is_all_alike_is_picked_from_by_its_first_entry_alone() -> None:
