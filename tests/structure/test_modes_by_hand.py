@@ -1,4 +1,4 @@
-"""How train mode differs, by itself: the arguments that are others, what counts batches, and what is refused."""
+"""What changes with the mode and with the sizes, by itself: arguments, counters, packed sequences, attributes to guess."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from secateur.structure import channels
+from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.flow import Flow
 from secateur.structure.graph import _follow_mode
-from secateur.structure.guesses import _holds, _module_guesses
+from secateur.structure.guesses import Guess, _choices, _holds, _module_guesses
 from secateur.structure.modes import TrainMode, require_mode, train_mode
 from secateur.structure.signature import called_like
 from secateur.structure.trace import trace
@@ -147,3 +150,51 @@ def test_attributes_that_hold_a_size_are_guessed_to_become_the_new_one() -> None
     assert all(guess.unwatched for guess in _module_guesses("m", nn.LayerNorm(8), {"width": 8}, {8: 5}))
     assert [_holds(value, 8) for value in attributes.values()] == [True, True, True, False, False, False, True]
     assert not _holds(True, 1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("total", [None, 4, 6])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_full_sequences_that_are_packed_are_traced_as_they_are(
+    kind: type[nn.RNNBase], total: int | None, batch_first: bool
+) -> None:
+    class Packs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loop, self.out = kind(3, 5, batch_first=batch_first), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            lengths = torch.full((2,), 4)
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=batch_first)
+            padded, lengths = nn.utils.rnn.pad_packed_sequence(
+                self.loop(packed)[0], batch_first=batch_first, padding_value=0.5, total_length=total
+            )
+            return self.out(padded), lengths
+
+    model, x = Packs().eval(), torch.randn(2, 4, 3) if batch_first else torch.randn(4, 2, 3)
+    flow = Flow(model, channels(model, x))
+    answers, expected = flow(x), model(x)
+    torch.testing.assert_close(answers[0], expected[0])
+    assert answers[0].shape[1 if batch_first else 0] == (total or 4)
+    assert answers[1].tolist() == expected[1].tolist() == [4, 4]
+
+
+def test_attributes_that_likely_hold_a_size_change_first_and_each_is_left_out_once() -> None:
+    seen = {Attribute("m", name): {Dimension("m", (8,), 0)} for name in ("width", "heads", "window")}
+    read = {*seen, Attribute("m", "lost")}
+    uses = Uses(read=read, lost={Attribute("m", "lost")}, sizes={**seen, Attribute("m", "lost"): set()})
+    guesses = [Guess("m", name, 5, "K") for name in ("width", "heads", "window", "lost")]
+    width, heads, window, lost = (("K", guess.attribute) for guess in guesses)
+    choices = _choices(uses, guesses)
+    assert choices[:5] == [
+        {width, heads},
+        {width, heads, window},
+        {width, heads, lost},
+        {width, heads, window, lost},
+        set(),
+    ]
+    assert choices[5:] == [{heads}, {width}, {width, heads, window}, {width, heads, lost}]
+    # What was seen to set the very size is likely whatever it is called, and what is of torch is not lost.
+    known = [Guess("m", "window", 5, "K", seen=True), Guess("m", "other", 5, "K", unwatched=True)]
+    assert _choices(uses, known)[0] == {("K", "window"), ("K", "other")}
+    assert len(_choices(uses, [Guess("m", f"n{n}", 5, "K", unwatched=True) for n in range(40)])) == 24
