@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur.criteria import Taylor
 from secateur.criteria.activity import _map_shape
 from secateur.criteria.class_accuracy import _Samples, _tie
 from secateur.criteria.layerwise import _lamp
@@ -105,6 +106,19 @@ def test_random_roots_of_many_outputs_are_drawn_for_each(width: int) -> None:
 def test_a_loss_that_is_straight_has_no_roots() -> None:
     generator, outputs = torch.Generator().manual_seed(0), torch.randn(2, MANY + 1)
     assert not list(random_roots(outputs, outputs, lambda o, t: o.sum() / 2, generator, "draw"))
+
+
+# ---- which batch is wrong ----
+
+
+@pytest.mark.parametrize("on", ["weights", "activations"])
+def test_an_error_names_the_batch(on: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    good, bad = torch.zeros(2, 3), torch.full((2, 3), torch.nan)
+    labels = torch.zeros(2, dtype=torch.int64)
+    for number, inputs in ((1, [bad]), (2, [good, bad]), (3, [good, good, bad])):
+        with pytest.raises(InputError, match=rf"batch {number}\b"):
+            Taylor([(x, labels) for x in inputs], on=on)(model, channels(model, good))
 
 
 # ---- samples of classes ----

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude
-from secateur.structure import channels, cut
+from secateur.structure import channels, cut, mask
 from secateur.structure.mend import differs
 
 Make = Callable[[int], nn.Module]
@@ -146,6 +147,42 @@ def test_a_cell_shrinks(kind: type[nn.RNNCellBase]) -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_a_recurrent_layer_shrinks(kind: type[nn.RNNBase]) -> None:
     check_made(*small_and_made(lambda n: Loop(kind, n), STEPS))
+
+
+class Attends(nn.Module):
+    """Attention of so many heads of two between two layers."""
+
+    def __init__(self, heads: int, **options: Any) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+        self.attention = nn.MultiheadAttention(16, 8, batch_first=True, **options)
+        if heads < 8:
+            self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(self.attention(h, h, h, need_weights=False)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}])
+def test_attention_without_heads_remembers_its_sizes(options: dict[str, Any]) -> None:
+    model = Attends(8, **options).eval()
+    sites = channels(model, STEPS)
+    (name,) = (name for name, site in sites.items() if site.unit == "head")
+    keep = {name: torch.arange(8) < 5}
+    small: Any = cut(model, sites, keep)
+    attention = small.attention
+    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (5, 2, 16)
+    assert (attention.kdim, attention.vdim) == (16, 16)
+    assert attention.in_proj_weight.shape == (30, 16)
+    assert attention.out_proj.in_features == 10
+    torch.testing.assert_close(small(STEPS), mask(model, sites, keep)(STEPS))
+    (width,) = (name for name, site in sites.items() if site.size == 16 and any("first" in m.parameter for m in site.members))
+    small = cut(model, sites, {width: torch.arange(16) < 12})
+    attention = small.attention
+    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (8, 2, 12)
+    assert (attention.kdim, attention.vdim) == (12, 12)
+    assert attention.in_proj_weight.shape == (48, 12)
 
 
 def test_sizes_are_the_same_whatever_holds_them() -> None:

@@ -288,6 +288,8 @@ OPS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[i
     "fourier": (ATEN.fft_fft.default, (x(2, 3),), {}, [2]),
     "fourier along": (ATEN.fft_fft.default, (x(2, 3), None, 0), {}, [3]),
     "fourier of planes": (ATEN.fft_fft2.default, (x(2, 3, 5),), {}, [2]),
+    "fourier of other planes": (ATEN.fft_fft2.default, (x(2, 3, 5), None, [0, 2]), {}, [3]),
+    "fourier of some": (ATEN.fft_fftn.default, (x(2, 3, 5), None, [0]), {}, [3, 5]),
     "shifted": (ATEN.fft_fftshift.default, (x(2, 3, 5), [1]), {}, [2, 5]),
     "grid": (ATEN.grid_sampler.default, (x(2, 3, 6, 6), x(2, 4, 4, 2), 0, 0, False), {}, [2, 3]),
     "flip": (ATEN.flip.default, (x(2, 3, 5), [1]), {}, [2, 5]),
