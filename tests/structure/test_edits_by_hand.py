@@ -177,7 +177,9 @@ def test_attention_without_heads_remembers_its_sizes(options: dict[str, Any]) ->
     assert attention.in_proj_weight.shape == (30, 16)
     assert attention.out_proj.in_features == 10
     torch.testing.assert_close(small(STEPS), mask(model, sites, keep)(STEPS))
-    (width,) = (name for name, site in sites.items() if site.size == 16 and any("first" in m.parameter for m in site.members))
+    (width,) = (
+        name for name, site in sites.items() if site.size == 16 and any("first" in m.parameter for m in site.members)
+    )
     small = cut(model, sites, {width: torch.arange(16) < 12})
     attention = small.attention
     assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (8, 2, 12)
