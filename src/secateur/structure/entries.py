@@ -1,4 +1,4 @@
-"""The entries of a graph's inputs: as many lists, dicts and objects of as many entries as the example has, and no others."""
+"""The arguments of a graph and their entries: as many, in lists, dicts and objects, as the example has, and no others."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.types import InputError
 
-__all__ = ["leaves_like"]
+__all__ = ["PLAIN", "check_left_out", "leaves_like"]
+
+PLAIN = (bool, int, float, str)
 
 REMEDY = "cut the model again with an example that has what you need"
 
@@ -92,3 +95,18 @@ def _of_object(value: Any, form: Any, name: str) -> list[tuple[str, Any]]:
 def _another(value: Any, form: Any, name: str) -> str:
     given = "was left out" if value is None or value is ... else f"cannot be a {type(value).__name__}"
     return f"{name} of this graph is a {form.type.__name__} of {form.num_children} entries, and {given}: {REMEDY}"
+
+
+def check_left_out(value: object, default: object, name: str) -> None:
+    """Refuse what the example left out, unless it is what the model takes then.
+
+    >>> check_left_out(None, None, "mask")
+    >>> import torch
+    >>> check_left_out(torch.ones(2), None, "mask")
+    Traceback (most recent call last):
+    secateur.types.InputError: this graph was made without mask: leave it out, or cut the model again with an example that has it
+    """
+    if value is not default and (isinstance(value, Tensor) or type(value) is not type(default) or value != default):
+        raise InputError(
+            f"this graph was made without {name}: leave it out, or cut the model again with an example that has it"
+        )

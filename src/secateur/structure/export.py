@@ -29,7 +29,7 @@ from secateur.structure.outputs import Holdings, Stored, opaque_type
 from secateur.structure.traceable import LongSizesError, by_shapes, open_lengths
 from secateur.trees import TreeDef, tensors_within
 
-__all__ = ["Export", "answers_otherwise", "export", "program_inputs"]
+__all__ = ["Export", "answers_otherwise", "differ", "export", "program_inputs"]
 
 _exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
@@ -184,9 +184,16 @@ def answers_otherwise(
     returned = compared_tensors(
         [x for x, spec in zip(outputs, specs, strict=False) if spec.kind is OutputKind.USER_OUTPUT]
     )
+    return [t.shape for t in expected] == [t.shape for t in returned] and differ(expected, returned)
+
+
+def differ(expected: list[Tensor], returned: list[Tensor]) -> bool:
+    """Whether answers are others than those expected, beyond rounding, as far as they can be compared.
+
+    >>> differ([torch.ones(2)], [torch.ones(2) + 1e-5]), differ([torch.ones(2)], [torch.ones(3)])
+    (False, True)
+    """
     if any(t.is_meta for t in expected) or not is_usable(expected):
-        return False
-    if [t.shape for t in expected] != [t.shape for t in returned]:
         return False
     limit = OTHERWISE_IN_HALF if any(t.dtype.itemsize < 4 for t in expected) else OTHERWISE
     return difference(expected, returned) > limit

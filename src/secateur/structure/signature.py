@@ -10,8 +10,7 @@ from torch import nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from secateur.structure.accepted import PLAIN, check_left_out
-from secateur.structure.entries import leaves_like
+from secateur.structure.entries import PLAIN, check_left_out, leaves_like
 
 __all__ = ["RETURNED_BESIDES", "Signed", "called_like"]
 
