@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.structure.axes import Atom, Axis, atoms, fixed, is_fixed, keep_vector, resolve
+from secateur.structure.axes import Atom, Axis, atoms, fixed, is_fixed, keep_vector, product, resolve, total, unify
+from secateur.structure.cost import COUNTS, _Left
+from secateur.structure.flow import Read
 from secateur.structure.literals import new_sizes, size_changes
 from secateur.structure.nodes import with_arguments
 from secateur.structure.ops import bind
@@ -151,6 +154,7 @@ OPS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[i
     "linear": (ATEN.linear.default, (x(2, 3), x(5, 3), x(5)), {}, [2, 3, 5]),
     "linear without a bias": (ATEN.linear.default, (x(2, 3), x(5, 3)), {}, [2, 3, 5]),
     "linear of three dimensions": (ATEN.linear.default, (x(2, 7, 3), x(5, 3), x(5)), {}, [2, 3, 5, 7]),
+    "linear of a vector": (ATEN.linear.default, (x(2, 3), x(3)), {}, [2, 3]),
     "mm": (ATEN.mm.default, (x(2, 3), x(3, 5)), {}, [2, 3, 5]),
     "bmm": (ATEN.bmm.default, (x(7, 2, 3), x(7, 3, 5)), {}, [2, 3, 5, 7]),
     "mv": (ATEN.mv.default, (x(2, 3), x(3)), {}, [2, 3]),
@@ -288,6 +292,8 @@ OPS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[i
     "fourier": (ATEN.fft_fft.default, (x(2, 3),), {}, [2]),
     "fourier along": (ATEN.fft_fft.default, (x(2, 3), None, 0), {}, [3]),
     "fourier of planes": (ATEN.fft_fft2.default, (x(2, 3, 5),), {}, [2]),
+    "fourier of other planes": (ATEN.fft_fft2.default, (x(2, 3, 5), None, [0, 2]), {}, [3]),
+    "fourier of some": (ATEN.fft_fftn.default, (x(2, 3, 5), None, [0]), {}, [3, 5]),
     "shifted": (ATEN.fft_fftshift.default, (x(2, 3, 5), [1]), {}, [2, 5]),
     "grid": (ATEN.grid_sampler.default, (x(2, 3, 6, 6), x(2, 4, 4, 2), 0, 0, False), {}, [2, 3]),
     "flip": (ATEN.flip.default, (x(2, 3, 5), [1]), {}, [2, 5]),
@@ -856,3 +862,88 @@ def test_a_mask_is_the_same_along_rows_where_it_is_repeated_along_them() -> None
             else:
                 assert is_fixed(units)
                 assert is_fixed(written)
+
+
+# ---- what is left costs ----
+
+COUNTED = [name for name in CASES if CASES[name][0]._schema.name.removeprefix("aten::") in COUNTS]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_an_op_costs_as_much_as_torch_counts_and_without_a_unit_what_the_smaller_one_does(name: str) -> None:
+    op = Ruled(name)
+    count = COUNTS[op_name(op.node)]
+    arguments = bind(op.node, op.values)
+    whole = count(_Left({}), arguments, op.outputs[0])
+    if not any(word in name for word in ("einsum", "lstm", "gru", "rnn")) and name not in (
+        "mv",
+        "dot",
+        "linear of a vector",
+    ):
+        with FlopCounterMode(display=False) as counter:
+            op.run(lambda tensor, value: tensor)
+        assert whole == counter.get_total_flops() // 2
+    elif isinstance(arguments.get("params"), list):  # 2 steps of 7 samples through every matrix
+        assert whole == 2 * 7 * sum(m.numel() for m in op.arguments[0][2] if m.ndim == 2)
+    for atom in op.free:
+        kept = {atom: atom.size - 1}
+
+        def smaller(value: Any, kept: dict[Atom, int] = kept) -> Any:
+            """The same with fixed sizes."""
+            if isinstance(value, list | tuple):
+                return [smaller(part) for part in value]
+            return Value(tuple(fixed(_Left(kept).size(a)) for a in value.axes)) if isinstance(value, Value) else value
+
+        small = {key: smaller(value) for key, value in arguments.items()}
+        left = count(_Left(kept), arguments, op.outputs[0])
+        assert left == count(_Left({}), small, smaller(op.outputs[0]))
+        assert left <= whole
+
+
+def test_axes_are_told_by_their_sizes_and_what_they_are_made_of() -> None:
+    a, b, c = Atom(2), Atom(3), Atom(4, "held")
+    assert [repr(axis) for axis in (a, c, product(a, b), total(a, b), product(total(a, b), c))] == [
+        *("2", "4!", "(2×3)", "(2+3)", "((2+3)×4!)")
+    ]
+    whole = Atom(6)
+    unify(whole, product(a, b))
+    assert repr(whole) == "(2×3)"
+
+
+# ---- gates where units are read ----
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 5, 6), (6, 5), (3, 6, 5, 4)])
+def test_gates_are_spread_to_where_their_units_lie(shape: tuple[int, ...]) -> None:
+    dim = shape.index(6)
+    index = torch.tensor([[4, 0], [1, 5]])  # two units of two places; the others are of none
+    source = fx.Graph().placeholder("x")
+    source.meta["val"] = values = x(*shape)
+    read = Read("site", source, source, dim, index)
+    for gates in (torch.tensor([0.0, 2.0]), torch.tensor([[0.0, 2.0]] * shape[0])):
+        if gates.ndim == 2 and dim == 0:
+            continue
+        factors = read.spread(gates.double())
+        expected = torch.ones(6, dtype=torch.float64)
+        expected[[4, 0]], expected[[1, 5]] = 0.0, 2.0
+        along = [1] * values.ndim
+        along[dim] = 6
+        assert torch.equal(values * factors, values * expected.view(along))
+        assert factors.ndim == values.ndim
+    per_sample = torch.stack([torch.full((2,), float(n)) for n in range(shape[0])]).double()
+    if dim > 0:
+        scaled = values * read.spread(per_sample)
+        for n in range(shape[0]):
+            touched = torch.zeros(6, dtype=torch.bool)
+            touched[index.flatten()] = True
+            sample, before = scaled[n].movedim(dim - 1, 0), values[n].movedim(dim - 1, 0)
+            assert torch.equal(sample[touched], n * before[touched])
+            assert torch.equal(sample[~touched], before[~touched])
+    rows = read.rows(values)
+    for unit, places in enumerate(index.tolist()):
+        picked = values.index_select(dim, torch.tensor(places))
+        samples = 1 if dim == 0 else shape[0]
+        assert rows.shape == (2, samples, picked.numel() // samples)
+        for n in range(samples):
+            part = picked if dim == 0 else picked[n]
+            assert torch.equal(rows[unit, n].sort().values, part.flatten().sort().values)

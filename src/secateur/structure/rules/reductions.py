@@ -270,12 +270,12 @@ def grid_sample(call: Call) -> Value | list[Value]:
 
 @rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_hfft", "fft_ihfft")
 def fourier(call: Call) -> Value:
-    return _transformed(call, [-1 if call["dim"] is None else call["dim"]])
+    return _transformed(call, call["dim"])
 
 
 @rule("fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2", "fft_hfft2", "fft_ihfft2")
 def fourier_of_planes(call: Call) -> Value:
-    return _transformed(call, call["dim"] or [-2, -1])
+    return _transformed(call, call["dim"])
 
 
 @rule("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "fft_hfftn", "fft_ihfftn")
