@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,15 @@ class Cases:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self.skipped: dict[str, None] = {}
+
+    @cached_property
+    def trained(self) -> Cases | None:
+        """The same in train mode; None where that runs no other code."""
+        reference, structure = self.reference, self.reference.structure
+        if structure is None or structure.trained is None:
+            return None
+        sites = replace(reference.sites, structure=structure.trained)
+        return Cases(Reference(reference.model, sites, reference.keep))
 
     @cached_property
     def cheap(self) -> bool:

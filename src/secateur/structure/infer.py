@@ -6,6 +6,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from math import gcd, inf, lcm
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
-from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.both_modes import freeze_train_code, joined, train_traces
+from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
 from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read_sizes
@@ -48,6 +50,7 @@ class Structure:
         sites: the sites, in the order of the forward pass.
         units: the atom behind each site.
         frozen: what cannot be cut, with the reason.
+        trained: the same of train mode, where that runs other code: its graph and values, of the same axes.
     """
 
     graph: Graph
@@ -58,6 +61,25 @@ class Structure:
     units: Mapping[str, Atom]
     frozen: Mapping[str, str]
     derived: Mapping[str, Value] = field(default_factory=dict)
+    trained: Structure | None = None
+
+    @property
+    def joint(self) -> Structure:
+        """The structure with the ops of both modes, for what a cut must mend wherever it stands."""
+        if self.trained is None:
+            return self
+        ties = replace(
+            self.ties,
+            statistics={**self.ties.statistics, **self.trained.ties.statistics},
+            groups={**self.ties.groups, **self.trained.ties.groups},
+        )
+        return replace(self, values={**self.values, **self.trained.values}, ties=ties)
+
+    def within(self, graph: Graph) -> Structure:
+        """Return what of this a graph holds that is a part of it, such as a region."""
+        nodes = set(graph.nodes)
+        values = {node: value for node, value in self.values.items() if node in nodes}
+        return replace(self, graph=graph, values=values, ties=_of(self.ties, values))
 
     def gone(self, keep: Keep) -> dict[Atom, Tensor]:
         """Return the keep vectors of the axes that are cut: of the sites that do not keep all units."""
@@ -92,31 +114,49 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
 
     With `as_module`, what a module could not shrink without another temperature of its attention stays whole.
     """
-    solver = _Solver(graph)
+    both = joined(graph)
+    solver = _Solver(both)
     if graph.regions:
         for region in graph.regions:
             solver.run(region.graph.graph, {}, f"it leaves {region.path}, and what takes it cannot be traced")
     else:
         solver.run(graph.graph, {}, OUTPUT)
+    values = dict(solver.values)
+    for trained in train_traces(graph):
+        solver.run(trained.graph, {}, f"{OUTPUT} in train mode", training=True)
     solver.freeze_what_leaves()
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
+    in_training = {node: value for node, value in solver.values.items() if node not in values}
+    if in_training:
+        freeze_train_code(values, in_training, solver.tensors)
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
-    for traced in [region.graph for region in graph.regions] or [graph]:
+    for traced in [*graph.traces, *train_traces(graph)]:
         if traced.uses is not None:
+            seen = in_training if traced.training else values
             if tied:
-                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, solver.values)
+                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, seen)
             if as_module:
-                freeze_temperatures(traced.uses, solver.values, solver.ties)
+                freeze_temperatures(traced.uses, seen, solver.ties)
     order = _first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
-    sites, units = _find_sites(graph, tensors, solver.ties)
-    frozen = {**dict(_find_frozen(tensors, solver.ties)), **graph.idle}
+    sites, units = _find_sites(both, tensors, solver.ties)
+    frozen = {**dict(_find_frozen(tensors, solver.ties)), **both.idle}
     derived = {
-        name: value for name, node in graph.derived.items() if isinstance(value := solver.values.get(node), Value)
+        name: value for name, node in both.derived.items() if isinstance(value := solver.values.get(node), Value)
     }
-    return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
+    structure = Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
+    if not in_training:
+        return structure
+    trained = replace(structure, values=in_training, ties=_of(solver.ties, in_training), graph=graph.trained or graph)
+    return replace(structure, values=values, ties=_of(solver.ties, values), trained=trained)
+
+
+def _of(ties: Ties, values: Mapping[Node, Any]) -> Ties:
+    """What the rules wrote down of these nodes."""
+    statistics = {node: axes for node, axes in ties.statistics.items() if node in values}
+    return replace(ties, statistics=statistics, groups={n: axis for n, axis in ties.groups.items() if n in values})
 
 
 class _Solver:
@@ -127,13 +167,17 @@ class _Solver:
         self.ties = Ties(counted=_counted(graph))
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
+        self.training = False
         self._shared: dict[int, Value] = {}
 
-    def run(self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str = "") -> Any:
+    def run(
+        self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str = "", *, training: bool = False
+    ) -> Any:
         """Visit every node of `graph`, and freeze what it returns, with the reason.
 
         `placeholder_values` are those of an inlined graph, by placeholder, whose outputs are not frozen.
         """
+        self.training |= training
         for node in graph.nodes:
             if node.op == "output":
                 result = fx.map_arg(node.args[0], self.values.get)
@@ -174,7 +218,7 @@ class _Solver:
             for dim, axis in enumerate(value.axes):
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
-        graphs = [region.graph for region in self.graph.regions] or [self.graph]
+        graphs = [*self.graph.traces, *train_traces(self.graph)]
         computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
         fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
         for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
@@ -246,7 +290,8 @@ class _Solver:
             return self.run(inner.graph, dict(zip(holders, operands, strict=True)) or {node: None})
         call = Call(node, arguments, self.ties)
         output = self._applied(call, name)
-        if name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p")):
+        draws = name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p"))
+        if draws and not self.training:
             for leaf in _leaves(output):
                 call.freeze(*leaf.axes, because="random numbers are drawn, and of another number of units others")
         return output
@@ -268,7 +313,7 @@ class _Solver:
 
 def _counted(graph: Graph) -> frozenset[Dimension]:
     """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
-    uses = graph.uses or Uses()
+    uses = reduce(both_uses, (traced.uses for traced in (graph, *train_traces(graph)) if traced.uses), Uses())
     dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, first in uses.first_names.items():

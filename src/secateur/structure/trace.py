@@ -25,6 +25,7 @@ from secateur.structure.nodes import module_paths
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
+from secateur.structure.train_code import ModeReads, in_mode, mode_reads, set_training
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, TraceError
@@ -61,6 +62,10 @@ class Graph:
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
         as_it_runs: whether code that asks heard that it is not exported, as otherwise it answers something else or fails.
         free: what sizes are when the inputs have others, where it was asked for.
+        training: whether it is what train mode runs, torch's own layers left aside (`train_code`).
+        asks_mode: whether code that is not torch's asks for the mode.
+        trained: the graph of train mode, where that runs other code than this one, of eval mode.
+        untrained: why there is none although train mode may run other code; else "".
     """
 
     graph: fx.Graph
@@ -83,6 +88,15 @@ class Graph:
     ragged: bool = False
     as_it_runs: bool = False
     free: FreeSizes | None = None
+    training: bool = False
+    asks_mode: bool = False
+    trained: Graph | None = None
+    untrained: str = ""
+
+    @property
+    def traces(self) -> list[Graph]:
+        """The graphs that were traced by themselves: of its regions, or it alone."""
+        return [region.graph for region in self.regions] or [self]
 
     @property
     def of_example(self) -> bool:
@@ -124,6 +138,7 @@ def trace(
     as_it_runs: bool = False,
     uses: Uses | None = None,
     free: bool = False,
+    training: bool = False,
 ) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
@@ -136,6 +151,7 @@ def trace(
             what the exported program answers there is compared with what the model does.
         uses: what was seen of it before, so that it need not be watched again.
         free: learn what sizes are when the inputs have others (`FreeSizes`).
+        training: trace what runs in train mode, torch's own layers left aside.
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -146,19 +162,22 @@ def trace(
     check_ordinary(model, "trace")
     args, kwargs = split_inputs(example_inputs)
     if quick:
-        with _one_pass(model):
-            if (recorded := _recorded(model, args, kwargs)) is not None:
-                return recorded
+        with _one_pass(model, training) as reads:
+            recorded = _recorded(model, args, kwargs)
+        if recorded is not None:
+            return replace(recorded, training=training, asks_mode=reads.found)
     # Each pass anew: what the one before kept in tables is dropped.
-    answers = None
+    answers, reads = None, ModeReads(model)
     if uses is None:
-        with _one_pass(model):
+        with _one_pass(model, training) as reads:
             uses, answers = watch(model, *fresh(args, kwargs))
     if uses is None:
         # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-        with _one_pass(model):
+        with _one_pass(model, training) as reads:
             answers = called(model, args, kwargs)
     with evaluating(model):
+        if training:
+            set_training(model)
         exported = _export(model, args, kwargs, uses, as_it_runs, free)
         may_differ = not (compared or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
@@ -166,14 +185,21 @@ def trace(
             with suppress(Exception):
                 other = _export(model, args, kwargs, uses, True, free)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
-    return _exported(model, exported, args, kwargs, uses)
+    graph = _exported(model, exported, args, kwargs, uses)
+    return replace(graph, training=training, asks_mode=reads.found)
 
 
 @contextmanager
-def _one_pass(model: nn.Module) -> Iterator[None]:
+def _one_pass(model: nn.Module, training: bool) -> Iterator[ModeReads]:
     """Let a model run once, and leave it as it was."""
-    with evaluating(model), private_draws(), writes_refused(model):
-        yield
+    with (
+        evaluating(model),
+        private_draws(),
+        in_mode(model, training),
+        mode_reads(model) as reads,
+        writes_refused(model),
+    ):
+        yield reads
 
 
 class AsBefore(TypedDict):

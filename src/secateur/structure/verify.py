@@ -17,7 +17,7 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Uses
 from secateur.structure.cases import Case, Cases
 from secateur.structure.difference import compared_tensors, difference
-from secateur.structure.frames import Frame
+from secateur.structure.frames import Frame, Inputs
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
 from secateur.structure.nodes import module_paths
@@ -26,9 +26,10 @@ from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
 from secateur.structure.stand_in import run_substituted
-from secateur.structure.trace import trace, where
+from secateur.structure.trace import first_line, trace, where
+from secateur.structure.train_code import in_mode
 from secateur.switches import unfused_attention
-from secateur.types import VerificationError
+from secateur.types import CutError, VerificationError
 
 __all__ = ["Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
 
@@ -91,7 +92,28 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     if not is_graph and reference.structure is not None:
         check_sizes(cut, reference.structure, gone)
     double = max((deviation for case, deviation in differences.items() if case.double), default=None)
-    return Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
+    verification = Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
+    if is_graph or cases.trained is None:
+        return verification
+    return _with_train_mode(verification, cases.trained, cut, rows, gone, tolerance)
+
+
+def _with_train_mode(
+    evaluated: Verification, cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float
+) -> Verification:
+    """What was found in eval mode, with what is found in train mode."""
+    try:
+        trained = verify(cases, cut, rows, gone, tolerance)
+    except Exception as error:
+        kind = type(error) if isinstance(error, VerificationError) else CutError
+        raise kind(f"in train mode, which runs other code than eval mode: {first_line(error)}") from error
+    doubles = [v.double for v in (evaluated, trained) if v.double is not None]
+    return Verification(
+        max(evaluated.example, trained.example),
+        max(doubles, default=None),
+        (*evaluated.draws, *(f"{draw} in train mode" for draw in trained.draws)),
+        (*evaluated.skipped, *(f"in train mode {why}" for why in trained.skipped)),
+    )
 
 
 def agrees_at(cases: Cases, cut: nn.Module, rows: Rows, frame: Frame) -> bool | None:
@@ -150,12 +172,17 @@ class Sliced:
             rows, drawn = self.rows.get(id(full)), case.draw(name)
             return select_rows(drawn, rows) if rows else drawn.clone()
 
-        return run_substituted(self.cut, fetch, case.inputs, double=case.double)
+        def run(module: nn.Module, inputs: Inputs) -> Any:
+            with in_mode(module, self.reference.training):
+                return module(*inputs[0], **inputs[1])
+
+        return run_substituted(self.cut, fetch, case.inputs, run, double=case.double)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = fresh(*self.reference.inputs)
-        with evaluating(self.cut), private_draws(), unfused_attention():
+        training = self.reference.training
+        with evaluating(self.cut), private_draws(), in_mode(self.cut, training), unfused_attention():
             return self.cut(*args, **kwargs)
 
 
@@ -221,6 +248,7 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
         compared=True,
         as_it_runs=graph.as_it_runs,
         uses=graph.uses and _as_of(graph.uses, graph.state, cut),
+        training=graph.training,
     )
     _compare_sizes(structure, gone, list(again.nodes), cut)
 

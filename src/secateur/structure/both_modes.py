@@ -1,0 +1,123 @@
+"""The graph of a model with that of train mode beside it, where train mode runs code that eval mode does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torch.fx import Node
+
+from secateur.state import split_inputs
+from secateur.structure.axes import Atom, atoms, freeze
+from secateur.structure.nodes import module_paths
+from secateur.structure.rules import Value, op_name
+from secateur.structure.trace import Graph, first_line, trace, where
+from secateur.structure.train_code import runs_other_code
+from secateur.types import ExampleInputs
+
+__all__ = ["freeze_train_code", "idle_in_both", "joined", "trace_both", "train_traces", "with_train_mode"]
+
+
+def trace_both(model: nn.Module, example_inputs: ExampleInputs, **options: Any) -> Graph:
+    """Return what `trace` does with these options, with the graph of train mode beside it where that runs other code."""
+    return with_train_mode(model, trace(model, example_inputs, **options), **options)
+
+
+def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
+    """Return the graph of a model in eval mode with that of train mode, where that runs other code, or why there is none.
+
+    A model whose code does not ask for the mode, torch's own layers aside, is not run again.
+
+    Args:
+        model: the model that was traced; it is left as it is.
+        graph: its trace.
+        options: those that it was traced with.
+    """
+    if graph.training or not graph.asks_mode:
+        return graph
+    args, kwargs = split_inputs(graph.args or dict(graph.kwargs))
+    try:
+        if not runs_other_code(model, args, kwargs):
+            return graph
+    except Exception as error:  # noqa: BLE001  (a forward pass raises what it likes, as without targets)
+        return replace(graph, untrained=f"it does not run on the example ({first_line(error)})")
+    try:
+        trained = trace(model, args or kwargs, **{**options, "training": True})
+    except Exception as error:  # noqa: BLE001
+        return replace(graph, untrained=f"it runs other code there, which cannot be traced ({first_line(error)})")
+    return replace(graph, trained=trained)
+
+
+def idle_in_both(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """Return what neither of two traces runs, by its name, with the reason.
+
+    >>> idle_in_both({"aux": "never run", "old": "never run"}, {"old.fc": "never run", "new": "never run"})
+    {'old.fc': 'never run'}
+    """
+    both = {name: why for name, why in ours.items() if _is_covered(name, theirs)}
+    return both | {name: why for name, why in theirs.items() if _is_covered(name, ours)}
+
+
+def _is_covered(name: str, idle: Mapping[str, str]) -> bool:
+    return any(f"{name}.".startswith(f"{above}.") for above in idle)
+
+
+def train_traces(graph: Graph) -> list[Graph]:
+    """Return the graphs of train mode: of the regions of a graph, or of all of it."""
+    return [traced.trained for traced in graph.traces if traced.trained is not None]
+
+
+def joined(graph: Graph) -> Graph:
+    """Return a graph that knows the tensors of both modes by name, and what leaves in either."""
+    for trained in train_traces(graph):
+        graph = replace(
+            graph,
+            tensors={**trained.tensors, **graph.tensors},
+            state={**trained.state, **graph.state},
+            inputs=(*graph.inputs, *trained.inputs),
+            leaving={**trained.leaving, **graph.leaving},
+            idle=idle_in_both(graph.idle, trained.idle),
+            pinned={name: why for name, why in graph.pinned.items() if name in trained.pinned},
+            derived={**trained.derived, **graph.derived},
+        )
+    return graph
+
+
+def freeze_train_code(
+    ours: Mapping[Node, Any], theirs: Mapping[Node, Any], tensors: Mapping[str, Value]
+) -> None:
+    """Freeze units that train mode alone has, as nothing measures those, and of which it takes parts by their positions.
+
+    Args:
+        ours, theirs: the values of the nodes of eval mode and of train mode.
+        tensors: of all tensors of the model, by name.
+    """
+    read = set(_atoms(value for node in ours if node.op == "call_function" for value in map(ours.get, node.all_input_nodes)))
+    for value in tensors.values():
+        for atom in set(_atoms([value])) - read:
+            freeze(atom, "train mode alone runs it")
+    also_ours = {_code(node) for node in ours}
+    for node in theirs:
+        if node.op == "call_function" and op_name(node) in TAKING and _code(node) not in also_ours:
+            for atom in _atoms([theirs.get(node.all_input_nodes[0])]) if node.all_input_nodes else ():
+                freeze(atom, f"train mode takes a part of it at {where(node)}")
+
+
+TAKING = {*("slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split"), "index"}
+
+
+def _code(node: Node) -> tuple[Any, ...]:
+    """What tells the same call in two traces."""
+    plain = [str(argument) for argument in node.args if not isinstance(argument, Node)]
+    return op_name(node), tuple(module_paths(node)), str(node.meta.get("stack_trace")), tuple(plain)
+
+
+def _atoms(values: Iterable[Any]) -> Iterator[Atom]:
+    for value in values:
+        if isinstance(value, Value):
+            for axis in value.axes:
+                yield from atoms(axis)
+        elif isinstance(value, (list, tuple)):
+            yield from _atoms(value)
