@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,12 @@ from torch import nn
 from torch.fx import Node
 
 from secateur.state import split_inputs
-from secateur.structure.axes import Atom, atoms, freeze
-from secateur.structure.nodes import module_paths
-from secateur.structure.rules import Value, op_name
+from secateur.structure.axes import Atom, atoms, freeze, is_fixed
+from secateur.structure.carriers import Dimension
+from secateur.structure.nodes import innermost
+from secateur.structure.ops import flattens
+from secateur.structure.read_sizes import RESHAPES
+from secateur.structure.rules import Value, op_name, shape_of
 from secateur.structure.trace import Graph, first_line, trace, where
 from secateur.structure.train_code import runs_other_code
 from secateur.types import ExampleInputs
@@ -86,32 +89,43 @@ def joined(graph: Graph) -> Graph:
 
 
 def freeze_train_code(
-    ours: Mapping[Node, Any], theirs: Mapping[Node, Any], tensors: Mapping[str, Value]
+    ours: Mapping[Node, Any], theirs: Mapping[Node, Any], tensors: Mapping[str, Value], counted: Container[Dimension]
 ) -> None:
-    """Freeze units that train mode alone has, as nothing measures those, and of which it takes parts by their positions.
+    """Freeze units that train mode alone has, as nothing measures them, and those that its own code counts by numbers.
 
     Args:
         ours, theirs: the values of the nodes of eval mode and of train mode.
-        tensors: of all tensors of the model, by name.
+        tensors: the axes of the model's tensors, by name.
+        counted: the dimensions whose size the code has from a module or from a tensor.
     """
-    read = set(_atoms(value for node in ours if node.op == "call_function" for value in map(ours.get, node.all_input_nodes)))
+    read = set(_atoms(ours.get(operand) for node in _calls(ours) for operand in node.all_input_nodes))
     for value in tensors.values():
         for atom in set(_atoms([value])) - read:
             freeze(atom, "train mode alone runs it")
-    also_ours = {_code(node) for node in ours}
-    for node in theirs:
-        if node.op == "call_function" and op_name(node) in TAKING and _code(node) not in also_ours:
-            for atom in _atoms([theirs.get(node.all_input_nodes[0])]) if node.all_input_nodes else ():
-                freeze(atom, f"train mode takes a part of it at {where(node)}")
+    calls, lines = {_call(node) for node in _calls(ours)}, {where(node) for node in _calls(ours)}
+    for node in _calls(theirs):
+        if op_name(node) in TAKING and _call(node) not in calls:
+            axes = [axis for value in [theirs.get(node.all_input_nodes[0])] for axis in value.axes]
+        elif op_name(node) in RESHAPES and where(node) not in lines and not flattens(node):
+            sized = enumerate(theirs[node].axes)
+            axes = [axis for dim, axis in sized if Dimension(innermost(node), shape_of(node), dim) not in counted]
+        else:
+            continue
+        for axis in axes:
+            if not is_fixed(axis):
+                freeze(axis, f"train mode counts its units at {where(node)}")
 
 
-TAKING = {*("slice", "select", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split"), "index"}
+TAKING = {*("slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unbind")}
 
 
-def _code(node: Node) -> tuple[Any, ...]:
-    """What tells the same call in two traces."""
-    plain = [str(argument) for argument in node.args if not isinstance(argument, Node)]
-    return op_name(node), tuple(module_paths(node)), str(node.meta.get("stack_trace")), tuple(plain)
+def _calls(values: Mapping[Node, Any]) -> list[Node]:
+    return [node for node in values if node.op == "call_function"]
+
+
+def _call(node: Node) -> tuple[str, ...]:
+    """What is the same of one call in two traces: the op, its line, and its plain arguments."""
+    return where(node), *(str(argument) for argument in node.args if not isinstance(argument, Node))
 
 
 def _atoms(values: Iterable[Any]) -> Iterator[Atom]:

@@ -9,7 +9,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Attribute", "Carrier", "Dimension", "Origin", "UseLog", "Uses", "both_uses", "carried", "origins_of", "plain"]
+__all__ = [
+    "Attribute",
+    "Carrier",
+    "Dimension",
+    "Origin",
+    "UseLog",
+    "Uses",
+    "both_uses",
+    "carried",
+    "origins_of",
+    "plain",
+]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from secateur.structure.both_modes import with_train_mode
 from secateur.structure.axes import Atom
+from secateur.structure.both_modes import with_train_mode
 from secateur.structure.free_sizes import Arithmetic
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes

@@ -129,7 +129,7 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     solver.freeze_what_nothing_makes()
     in_training = {node: value for node, value in solver.values.items() if node not in values}
     if in_training:
-        freeze_train_code(values, in_training, solver.tensors)
+        freeze_train_code(values, in_training, solver.tensors, solver.ties.counted)
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [*graph.traces, *train_traces(graph)]:

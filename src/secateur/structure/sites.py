@@ -103,7 +103,9 @@ def _traced(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
     structure = infer(graph)
     for half in (structure, structure.trained):
         if half is not None and half.graph.program is None and half.ties.statistics:
-            return infer(trace_both(model, example_inputs, quick=False))  # statistics are verified on an exported program
+            return infer(
+                trace_both(model, example_inputs, quick=False)
+            )  # statistics are verified on an exported program
     return structure
 
 

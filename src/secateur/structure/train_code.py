@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
+from secateur.structure.outputs import Holdings
 from secateur.trees import tensors_within
 
 __all__ = ["ModeReads", "in_mode", "mode_reads", "runs_other_code", "set_training"]
@@ -157,15 +158,20 @@ def runs_other_code(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 
 def _log(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
     args, kwargs = fresh(args, kwargs)
-    with evaluating(model), private_draws(), in_mode(model, training), _Log() as log:
-        outputs = model(*args, **kwargs)
-    return [*log.calls, [tuple(x.shape) for x in tensors_within(outputs)]]
+    with evaluating(model), private_draws(), in_mode(model, training):
+        holdings = Holdings(model, (args, kwargs), buffers=False)
+        with _Log() as log:
+            outputs = model(*args, **kwargs)
+        stored = sorted((place.name, tuple(x.shape)) for place, x in holdings.stored())
+    return [*log.calls, stored, [tuple(x.shape) for x in tensors_within(outputs)]]
 
 
 DROPPING = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "dropout_"}
 MAKING = {*("empty", "new_empty", "full", "new_full", "ones", "new_ones", "rand", "randn", "bernoulli", "bernoulli_")}
 MAKING |= {"uniform_", "normal_", "rand_like", "randn_like", "empty_like", "new_tensor", "tensor"}
-SCALING = {*("mul", "div", "true_divide", "multiply", "divide", "add", "sub", "rmul", "rsub", "radd", "rdiv", "rtruediv")}
+SCALING = {
+    *("mul", "div", "true_divide", "multiply", "divide", "add", "sub", "rmul", "rsub", "radd", "rdiv", "rtruediv")
+}
 SCALING |= {*("imul", "idiv", "itruediv", "iadd", "isub", "floor", "lt", "gt", "le", "ge", "type", "to", "float")}
 ASKING = {"__get__", "size", "dim", "numel", "__len__", "ndimension", "is_floating_point", "nelement"}
 """What is dropped, drawn for whole samples and scaled by that or by numbers, and asked for, ties nothing: it is not compared."""

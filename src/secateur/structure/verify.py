@@ -21,10 +21,11 @@ from secateur.structure.frames import Frame, Inputs
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
 from secateur.structure.nodes import module_paths
+from secateur.structure.ops import flattens
 from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
-from secateur.structure.rules.registry import output_shapes, shape_of
+from secateur.structure.rules.registry import output_shapes
 from secateur.structure.stand_in import run_substituted
 from secateur.structure.trace import first_line, trace, where
 from secateur.structure.train_code import in_mode
@@ -294,16 +295,7 @@ def _takes_literals(node: Node) -> bool:
     """Whether an op's sizes come from the code that calls it, rather than from a layer that is known and mended."""
     if node.op != "call_function" or op_name(node).startswith(("conv", "layer_norm", "group_norm", "rms_norm")):
         return False
-    return not _flattens(node)
-
-
-def _flattens(node: Node) -> bool:
-    """Whether an op only joins the last axes into one: with other sizes it fails, or the outputs' shape gives it away."""
-    source = node.args[0] if node.args else None
-    if op_name(node) not in {"view", "reshape", "_unsafe_view", "flatten"} or not isinstance(source, Node):
-        return False
-    before, after = shape_of(source), shape_of(node)
-    return len(after) <= len(before) and after[:-1] == before[: len(after) - 1]
+    return not flattens(node)
 
 
 def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> list[tuple[int, ...]] | None:

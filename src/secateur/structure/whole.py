@@ -215,7 +215,9 @@ def _part(reference: Reference, structure: Structure, region: Region) -> Cases:
     )
     if structure.trained is not None and region.graph.trained is not None:
         in_training = structure.trained.within(region.graph.trained)
-        part = replace(part, trained=replace(part, graph=in_training.graph, values=in_training.values, ties=in_training.ties))
+        part = replace(
+            part, trained=replace(part, graph=in_training.graph, values=in_training.values, ties=in_training.ties)
+        )
     keep: Keep = {name: keep_mask for name, keep_mask in reference.keep.items() if name in sites}
     return Cases(Reference(alone, Sites(sites, {}, part), keep))
 
