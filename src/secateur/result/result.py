@@ -25,6 +25,7 @@ from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save, stored_bytes
 from secateur.state import device_of
 from secateur.state_dicts import fill
+from secateur.structure.both_modes import unseen_code
 from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import inputs_of, with_zeros
@@ -252,7 +253,7 @@ class Result:
             rule=self.method.rule,
             repair=self.method.repair,
             loss=self.method.loss,
-            warnings=self.method.warnings,
+            warnings=(*self.method.warnings, *unseen_code(self.sites)),
             runtime=self.runtime,
             rounding=self.method.rounding,
             change=self.change,

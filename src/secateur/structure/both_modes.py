@@ -6,10 +6,10 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
-from secateur.state import split_inputs
 from secateur.structure.axes import Atom, atoms, freeze, is_fixed
 from secateur.structure.carriers import Dimension
 from secateur.structure.nodes import innermost
@@ -18,9 +18,17 @@ from secateur.structure.read_sizes import RESHAPES
 from secateur.structure.rules import Value, op_name, shape_of
 from secateur.structure.trace import Graph, first_line, trace, where
 from secateur.structure.train_code import runs_other_code
-from secateur.types import ExampleInputs
+from secateur.types import ExampleInputs, Sites
 
-__all__ = ["freeze_train_code", "idle_in_both", "joined", "trace_both", "train_traces", "with_train_mode"]
+__all__ = [
+    "freeze_train_code",
+    "idle_in_both",
+    "joined",
+    "trace_both",
+    "train_traces",
+    "unseen_code",
+    "with_train_mode",
+]
 
 
 def trace_both(model: nn.Module, example_inputs: ExampleInputs, **options: Any) -> Graph:
@@ -38,19 +46,37 @@ def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
         graph: its trace.
         options: those that it was traced with.
     """
-    if graph.training or not graph.asks_mode:
+    if graph.training or graph.calls is None:
         return graph
-    args, kwargs = split_inputs(graph.args or dict(graph.kwargs))
+    args, kwargs = graph.args, dict(graph.kwargs)
     try:
-        if not runs_other_code(model, args, kwargs):
+        if not runs_other_code(model, (args, kwargs), graph.calls, graph.stored, _shapes(graph)):
             return graph
     except Exception as error:  # noqa: BLE001  (a forward pass raises what it likes, as without targets)
         return replace(graph, untrained=f"it does not run on the example ({first_line(error)})")
     try:
         trained = trace(model, args or kwargs, **{**options, "training": True})
     except Exception as error:  # noqa: BLE001
-        return replace(graph, untrained=f"it runs other code there, which cannot be traced ({first_line(error)})")
+        return replace(
+            graph,
+            untrained=f"it runs other code there, which cannot be traced ({first_line(error.__cause__ or error)})",
+        )
     return replace(graph, trained=trained)
+
+
+def unseen_code(sites: Sites) -> list[str]:
+    """Return a warning where train mode may run code that nobody looked at."""
+    graph = getattr(sites.structure, "graph", None)
+    traced = [] if graph is None else graph.traces
+    whys = dict.fromkeys(t.untrained for t in traced if t.untrained)
+    return [f"train mode was not verified on weights drawn anew: {why}; try a step of training first" for why in whys]
+
+
+def _shapes(graph: Graph) -> list[tuple[int, ...]]:
+    """The shapes of what a graph returns, the smallest first."""
+    returned = pytree.tree_leaves(next(n for n in reversed(graph.graph.nodes) if n.op == "output").args[0])
+    tensors = dict.fromkeys(n for n in returned if isinstance(n, Node) and isinstance(n.meta.get("val"), Tensor))
+    return sorted(map(shape_of, tensors))
 
 
 def idle_in_both(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
@@ -80,7 +106,7 @@ def joined(graph: Graph) -> Graph:
             tensors={**trained.tensors, **graph.tensors},
             state={**trained.state, **graph.state},
             inputs=(*graph.inputs, *trained.inputs),
-            leaving={**trained.leaving, **graph.leaving},
+            leaving={**{node: f"{why} in train mode" for node, why in trained.leaving.items()}, **graph.leaving},
             idle=idle_in_both(graph.idle, trained.idle),
             pinned={name: why for name, why in graph.pinned.items() if name in trained.pinned},
             derived={**trained.derived, **graph.derived},
@@ -105,7 +131,7 @@ def freeze_train_code(
     calls, lines = {_call(node) for node in _calls(ours)}, {where(node) for node in _calls(ours)}
     for node in _calls(theirs):
         if op_name(node) in TAKING and _call(node) not in calls:
-            axes = [axis for value in [theirs.get(node.all_input_nodes[0])] for axis in value.axes]
+            axes = [axis for value in leaves_of(theirs.get(node.all_input_nodes[0])) for axis in value.axes]
         elif op_name(node) in RESHAPES and where(node) not in lines and not flattens(node):
             sized = enumerate(theirs[node].axes)
             axes = [axis for dim, axis in sized if Dimension(innermost(node), shape_of(node), dim) not in counted]
@@ -128,10 +154,18 @@ def _call(node: Node) -> tuple[str, ...]:
     return where(node), *(str(argument) for argument in node.args if not isinstance(argument, Node))
 
 
-def _atoms(values: Iterable[Any]) -> Iterator[Atom]:
-    for value in values:
-        if isinstance(value, Value):
-            for axis in value.axes:
-                yield from atoms(axis)
-        elif isinstance(value, (list, tuple)):
-            yield from _atoms(value)
+def _atoms(results: Iterable[Any]) -> Iterator[Atom]:
+    for value in leaves_of(list(results)):
+        for axis in value.axes:
+            yield from atoms(axis)
+
+
+def leaves_of(result: Any) -> Iterator[Value]:
+    """Yield what is known of the tensors in what an op gives."""
+    if isinstance(result, Value):
+        yield result
+    elif isinstance(result, (list, tuple)):
+        for inner in result:
+            yield from leaves_of(inner)
+    elif isinstance(result, dict):
+        yield from leaves_of(list(result.values()))

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
-from secateur.structure.both_modes import freeze_train_code, joined, train_traces
+from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, train_traces
 from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
@@ -122,9 +122,9 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     else:
         solver.run(graph.graph, {}, OUTPUT)
     values = dict(solver.values)
-    for trained in train_traces(graph):
-        solver.run(trained.graph, {}, f"{OUTPUT} in train mode", training=True)
-    solver.freeze_what_leaves()
+    for traced in train_traces(graph):
+        solver.run(traced.graph, {}, f"{OUTPUT} in train mode", training=True)
+    solver.freeze_whatleaves_of()
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
     in_training = {node: value for node, value in solver.values.items() if node not in values}
@@ -149,8 +149,10 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     structure = Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
     if not in_training:
         return structure
-    trained = replace(structure, values=in_training, ties=_of(solver.ties, in_training), graph=graph.trained or graph)
-    return replace(structure, values=values, ties=_of(solver.ties, values), trained=trained)
+    in_train_mode = replace(
+        structure, values=in_training, ties=_of(solver.ties, in_training), graph=graph.trained or graph
+    )
+    return replace(structure, values=values, ties=_of(solver.ties, values), trained=in_train_mode)
 
 
 def _of(ties: Ties, values: Mapping[Node, Any]) -> Ties:
@@ -182,20 +184,20 @@ class _Solver:
             if node.op == "output":
                 result = fx.map_arg(node.args[0], self.values.get)
                 if not placeholder_values:
-                    for value in _leaves(result):
+                    for value in leaves_of(result):
                         for axis in value.axes:
                             freeze(axis, leaving)
                 return result
             self.values[node] = placeholder_values[node] if node in placeholder_values else self._value(node)
         return None
 
-    def freeze_what_leaves(self) -> None:
+    def freeze_whatleaves_of(self) -> None:
         """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
         leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
         pinned = {**self.graph.pinned, **self._written()}
         leaving += [(self.tensors.get(name), reason) for name, reason in pinned.items()]
         for value, reason in leaving:
-            for leaf in _leaves(value):
+            for leaf in leaves_of(value):
                 freeze(product(*leaf.axes), reason)
 
     def freeze_what_nothing_reads(self) -> None:
@@ -204,7 +206,7 @@ class _Solver:
         for node in self.values:
             if node.op == "call_function" and op_name(node) not in DIVIDING:
                 operands = [self.values.get(operand) for operand in node.all_input_nodes]
-                read.update(atom for leaf in _leaves(operands) for axis in leaf.axes for atom in atoms(axis))
+                read.update(atom for leaf in leaves_of(operands) for axis in leaf.axes for atom in atoms(axis))
         for name, value in self.tensors.items():
             for axis in value.axes:
                 for atom in atoms(axis):
@@ -220,7 +222,7 @@ class _Solver:
                     members[atom].append((name, dim))
         graphs = [*self.graph.traces, *train_traces(self.graph)]
         computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
-        fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
+        fed = {atom for leaf in leaves_of(computed) for axis in leaf.axes for atom in atoms(axis)}
         for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
             if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
                 freeze(atom, "no weight makes it")
@@ -292,7 +294,7 @@ class _Solver:
         output = self._applied(call, name)
         draws = name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p"))
         if draws and not self.training:
-            for leaf in _leaves(output):
+            for leaf in leaves_of(output):
                 call.freeze(*leaf.axes, because="random numbers are drawn, and of another number of units others")
         return output
 
@@ -331,16 +333,6 @@ def attribute(module: Any, target: str) -> Any:
     for part in target.split("."):
         module = getattr(module, part)
     return module
-
-
-def _leaves(result: Any) -> Iterator[Value]:
-    if isinstance(result, Value):
-        yield result
-    elif isinstance(result, (list, tuple)):
-        for inner in result:
-            yield from _leaves(inner)
-    elif isinstance(result, dict):
-        yield from _leaves(list(result.values()))
 
 
 def _first_use(graph: Graph) -> dict[str, int]:

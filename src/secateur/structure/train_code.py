@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, get_ident
@@ -23,8 +23,9 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
 from secateur.structure.outputs import Holdings
 from secateur.trees import tensors_within
+from secateur.untouched import writes_refused
 
-__all__ = ["ModeReads", "in_mode", "mode_reads", "runs_other_code", "set_training"]
+__all__ = ["CallLog", "ModeReads", "in_mode", "mode_reads", "runs_other_code", "set_training"]
 
 OF_TORCH = str(Path(torch.__file__).parent) + os.sep
 OURS = str(Path(__file__).parent) + os.sep
@@ -108,7 +109,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
         return
     set_training(model)
-    with _SettledDraws():
+    with _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
         yield
 
 
@@ -133,95 +134,118 @@ class _SettledDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
-        if name in ("native_dropout", "_fused_dropout"):
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        if name in ("native_dropout", "_fused_dropout", "dropout"):
+            return (args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)) if "_" in name else args[0].clone()
         result = func(*args, **(kwargs or {}))
         return result.fill_(SETTLED[name]) if name in SETTLED else result
 
 
-def runs_other_code(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a model runs other functions in train mode than in eval mode, beside dropping and scaling what it has.
-
-    Raises:
-        Exception: whatever the model raises in train mode on these inputs.
-
-    >>> class Two(nn.Module):
-    ...     def forward(self, x):
-    ...         return (x, x[:, :2]) if self.training else x
-    >>> runs_other_code(nn.Sequential(nn.Dropout()), (torch.ones(1, 3),), {})
-    False
-    >>> runs_other_code(Two(), (torch.ones(1, 3),), {})
-    True
-    """
-    return _log(model, args, kwargs, False) != _log(model, args, kwargs, True)
-
-
-def _log(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
-    args, kwargs = fresh(args, kwargs)
-    with evaluating(model), private_draws(), in_mode(model, training):
-        holdings = Holdings(model, (args, kwargs), buffers=False)
-        with _Log() as log:
-            outputs = model(*args, **kwargs)
-        stored = sorted((place.name, tuple(x.shape)) for place, x in holdings.stored())
-    return [*log.calls, stored, [tuple(x.shape) for x in tensors_within(outputs)]]
-
-
-DROPPING = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "dropout_"}
-MAKING = {*("empty", "new_empty", "full", "new_full", "ones", "new_ones", "rand", "randn", "bernoulli", "bernoulli_")}
-MAKING |= {"uniform_", "normal_", "rand_like", "randn_like", "empty_like", "new_tensor", "tensor"}
-SCALING = {
-    *("mul", "div", "true_divide", "multiply", "divide", "add", "sub", "rmul", "rsub", "radd", "rdiv", "rtruediv")
+DROPPING = {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
 }
-SCALING |= {*("imul", "idiv", "itruediv", "iadd", "isub", "floor", "lt", "gt", "le", "ge", "type", "to", "float")}
-ASKING = {"__get__", "size", "dim", "numel", "__len__", "ndimension", "is_floating_point", "nelement"}
-"""What is dropped, drawn for whole samples and scaled by that or by numbers, and asked for, ties nothing: it is not compared."""
 
 
-class _Log(TorchFunctionMode):
-    """Notes what torch functions are called by code that is not torch's, of which shapes, positions and parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Any] = []
-        self.alive: list[Any] = []  # an id is a tensor's own only while it lives
-        self.by_sample: set[int] = set()
+class _SettledLayers(TorchFunctionMode):
+    """Lets functions drop nothing, and norm by what they know, as in eval mode."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name in DROPPING or name in ASKING:
-            return result
-        operands = tensors_within((args, kwargs))
-        made = tensors_within(result)
-        if self._is_noise(name, operands, made):
-            self.by_sample |= {id(x) for x in made}
-            self.alive += made
-        elif not self._is_scaled(name, operands, made):
-            told = [_told(x) for x in [*args, *(kwargs or {}).values()]]
-            self.calls.append((name, told, [tuple(x.shape) for x in made]))
-        return result
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in DROPPING:
+            return args[0] if args else kwargs["input"]
+        place, argument, settled = SETTLED_ARGUMENTS.get(name, (0, "", None))
+        if name == "batch_norm" and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is None:
+            argument = ""  # it has nothing else to norm by
+        if argument and argument in kwargs:
+            kwargs[argument] = settled
+        elif argument and len(args) > place:
+            args = (*args[:place], settled, *args[place + 1 :])
+        return func(*args, **kwargs)
 
-    def _is_noise(self, name: str, operands: list[Tensor], made: list[Tensor]) -> bool:
-        """Whether it makes one number for each sample."""
-        small = bool(made) and all(x.shape[1:].numel() == 1 for x in made)
-        if name in MAKING:
-            return small
-        return name.strip("_") in SCALING and bool(operands) and all(id(x) in self.by_sample for x in operands)
 
-    def _is_scaled(self, name: str, operands: list[Tensor], made: list[Tensor]) -> bool:
-        """Whether it scales a tensor by a number, or by one for each sample."""
+SETTLED_ARGUMENTS = {
+    "scaled_dot_product_attention": (4, "dropout_p", 0.0),
+    "batch_norm": (5, "training", False),
+}
+"""What functions are given in train mode instead: the argument's place, its name, and its value."""
+
+
+class CallLog:
+    """The ops of a forward pass, each with what makes it another one than the next: parameters, shapes, positions.
+
+    What is made or drawn for whole samples, and what scales a tensor by that or by a number, ties nothing and is left out.
+
+    Attributes:
+        calls: the ops.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.by_sample: dict[int, Tensor] = {}  # an id is a tensor's own only while it lives
+
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Note one op."""
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if not (isinstance(result, Tensor) and self._ties_nothing(name, args, result)):
+            self.calls.append((name, _told(args), _told(list(kwargs.values())), _told(result)))
+
+    def _ties_nothing(self, name: str, args: Any, result: Tensor) -> bool:
+        if result.is_meta and name == "empty":  # a shape that the recorder notes
+            return True
+        operands = [x for x in args if isinstance(x, Tensor)] if name in SCALING else []
         whole = [x for x in operands if id(x) not in self.by_sample]
-        return name.strip("_") in SCALING and len(whole) == len(made) == 1 and whole[0].shape == made[0].shape
+        if whole:
+            return len(whole) == 1 and whole[0].shape == result.shape
+        by_sample = result.shape[1:].numel() == 1 and (bool(operands) or name in MAKING)
+        if by_sample:
+            self.by_sample[id(result)] = result
+        return by_sample
+
+
+MAKING = {*("empty", "new_empty", "empty_like", "full", "new_full", "ones", "new_ones", "zeros", "new_zeros", "fill")}
+MAKING |= {*("rand", "randn", "rand_like", "randn_like", "bernoulli", "uniform", "normal")}
+SCALING = {
+    *("mul", "div", "add", "sub", "rsub", "floor", "lt", "gt", "le", "ge", "_to_copy", "clone", "detach", "alias")
+}
 
 
 def _told(argument: Any) -> Any:
-    """What of an argument makes one call another one than the next: which parameter, which positions and sizes."""
     if isinstance(argument, nn.Parameter):
         return id(argument)
     if isinstance(argument, Tensor):
         return tuple(argument.shape)
-    if isinstance(argument, slice):
-        return argument.start, argument.stop, argument.step
     if isinstance(argument, (list, tuple)):
         return [_told(inner) for inner in argument]
     return argument if type(argument) in (int, str) else None
+
+
+def runs_other_code(
+    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], log: CallLog, stored: Container[str], shapes: Any
+) -> bool:
+    """Whether a model runs other ops in train mode than in eval mode, stores other tensors, or returns others.
+
+    Args:
+        model: the model; it is left as it is.
+        inputs: what it is called with.
+        log, stored, shapes: what ran in eval mode, where it stored tensors, and the shapes of what it returned.
+
+    Raises:
+        Exception: whatever the model raises in train mode on these inputs.
+    """
+    args, kwargs = fresh(*inputs)
+    in_training = CallLog()
+    with evaluating(model), private_draws(), in_mode(model, True), writes_refused(model, in_training.note):
+        holdings = Holdings(model, (args, kwargs), buffers=False)
+        outputs = model(*args, **kwargs)
+        places = {place.name for place, _ in holdings.stored()}
+    once = {id(x): tuple(x.shape) for x in tensors_within(outputs)}
+    return (
+        log.calls != in_training.calls
+        or any(place not in stored for place in places)
+        or sorted(once.values()) != shapes
+    )

@@ -94,20 +94,28 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
         check_sizes(cut, reference.structure, gone)
     double = max((deviation for case, deviation in differences.items() if case.double), default=None)
     verification = Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
-    if is_graph or cases.trained is None:
-        return verification
-    return _with_train_mode(verification, cases.trained, cut, rows, gone, tolerance)
+    return verification if is_graph else _with_train_mode(verification, cases, cut, rows, gone, tolerance)
 
 
 def _with_train_mode(
     evaluated: Verification, cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float
 ) -> Verification:
-    """What was found in eval mode, with what is found in train mode."""
+    """What was found in eval mode, with what is found in train mode where that runs other code."""
+    structure = cases.reference.structure
+    untrained = "" if structure is None else structure.graph.untrained
     try:
-        trained = verify(cases, cut, rows, gone, tolerance)
+        if cases.trained is not None:
+            return _both(evaluated, verify(cases.trained, cut, rows, gone, tolerance))
+        if untrained:
+            _check_untraced(cases.untraced, cut, rows, tolerance)
     except Exception as error:
         kind = type(error) if isinstance(error, VerificationError) else CutError
-        raise kind(f"in train mode, which runs other code than eval mode: {first_line(error)}") from error
+        why = f" ({untrained})" if untrained else ""
+        raise kind(f"in train mode, which runs other code than eval mode{why}: {first_line(error)}") from error
+    return replace(evaluated, skipped=(*evaluated.skipped, f"train mode: {untrained}")) if untrained else evaluated
+
+
+def _both(evaluated: Verification, trained: Verification) -> Verification:
     doubles = [v.double for v in (evaluated, trained) if v.double is not None]
     return Verification(
         max(evaluated.example, trained.example),
@@ -115,6 +123,20 @@ def _with_train_mode(
         (*evaluated.draws, *(f"{draw} in train mode" for draw in trained.draws)),
         (*evaluated.skipped, *(f"in train mode {why}" for why in trained.skipped)),
     )
+
+
+def _check_untraced(cases: Cases, cut: nn.Module, rows: Rows, tolerance: float) -> None:
+    """Compare the two on the example where the masked model runs by itself in train mode, of which there is no trace."""
+    try:
+        expected = cases.example if cases.reference.statistics is None else None
+    except Exception:  # noqa: BLE001  (a model raises what it likes where it is given no targets)
+        return
+    if expected is None:
+        return
+    deviation = difference(expected, Sliced(cases.reference, cut, rows).run_example())
+    allowed = _tolerance(expected, tolerance)
+    if not deviation <= allowed:
+        raise VerificationError(_differs(deviation, allowed, "the example"))
 
 
 def agrees_at(cases: Cases, cut: nn.Module, rows: Rows, frame: Frame) -> bool | None:
