@@ -366,7 +366,9 @@ def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:
 
 def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: Any) -> Edit:
     if isinstance(sites.structure, BlockStructure):
-        return Depth(removed_blocks(sites.structure, keep))
+        skips = removed_blocks(sites.structure, keep)
+        wrapped = {path: skip.wrapped for path, skip in skips.items()}
+        return Depth(wrapped, tuple(path for path, skip in skips.items() if skip.zero))
     if _is_graph(model, small):
         inputs = inputs_of(sites)
         assert inputs is not None
