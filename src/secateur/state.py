@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.checks import in_one_line
+from secateur.trees import look_into
 from secateur.types import ExampleInputs, InputError, SecateurError, brief
 from secateur.untouched import ParameterWrites, untouched
 
@@ -121,6 +122,7 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     >>> split_inputs(torch.zeros(1)), split_inputs({"x": torch.zeros(1)})
     (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
     """
+    look_into(example_inputs)
     args, kwargs = arguments_of(example_inputs)
     input_tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     if not input_tensors:
