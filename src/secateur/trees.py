@@ -155,7 +155,7 @@ class _Rest(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Rest) and self.keys() == other.keys()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...]
 
 def _put_together(kind: type, held: Any, context: tuple[tuple[str, ...], _Rest]) -> Any:
     names, rest = context
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     for name, inner in [*rest.items(), *zip(names, held, strict=True)]:
         object.__setattr__(made, name, inner)  # whether or not it is frozen
     return made

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from math import gcd, inf, lcm
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
+from secateur.structure.axes import Atom, atoms, fixed, freeze, product
 from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, train_traces
 from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
 from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
-from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
+from secateur.structure.site_table import find_frozen, find_sites, first_use
+from secateur.structure.temperature import freeze_temperatures
 from secateur.structure.trace import Graph
-from secateur.types import OUTPUT, Keep, Member, Role, Site, layer_of
+from secateur.types import OUTPUT, Keep, Site
 
 __all__ = ["Structure", "attribute", "infer"]
 
@@ -139,10 +140,10 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
                 (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, seen)
             if as_module:
                 freeze_temperatures(traced.uses, seen, solver.ties)
-    order = _first_use(graph)
+    order = first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
-    sites, units = _find_sites(both, tensors, solver.ties)
-    frozen = {**dict(_find_frozen(tensors, solver.ties)), **both.idle}
+    sites, units = find_sites(both, tensors, solver.ties)
+    frozen = {**dict(find_frozen(tensors, solver.ties)), **both.idle}
     derived = {
         name: value for name, node in both.derived.items() if isinstance(value := solver.values.get(node), Value)
     }
@@ -333,100 +334,3 @@ def attribute(module: Any, target: str) -> Any:
     for part in target.split("."):
         module = getattr(module, part)
     return module
-
-
-def _first_use(graph: Graph) -> dict[str, int]:
-    order: dict[str, int] = {}
-    for at, node in enumerate(graph.nodes):
-        for used in node.all_input_nodes:
-            if used in graph.tensors:
-                order.setdefault(graph.tensors[used], at)
-    return order
-
-
-def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
-    roles = ties.roles.get((name, dim), set())
-    if roles:
-        return "out" if "out" in roles else "in"
-    produces = any("out" in ties.roles.get((name, d), set()) for d in range(ndim))
-    return "in" if produces else "scale"
-
-
-def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
-    """One site for every free atom that a parameter has, named after the first layer that produces its units."""
-    used = {name for holder, name in graph.tensors.items() if holder.users}
-    members: dict[Atom, list[Member]] = {}
-    for name, value in tensors.items():
-        if name not in used or not isinstance(graph.state.get(name), torch.nn.Parameter):
-            continue
-        for dim, axis in enumerate(value.axes):
-            for atom in dict.fromkeys(atoms(axis)):
-                if not atom.frozen:
-                    role = _role(ties, name, dim, len(value.axes))
-                    masked = (name, dim) not in ties.unmasked
-                    member = Member(name, value.shape, dim, positions(axis, atom), role, masked=masked)
-                    members.setdefault(atom, []).append(member)
-    unit_by_atom, multiples = _unit_names(ties), _multiples(ties)
-    sites: dict[str, Site] = {}
-    units: dict[str, Atom] = {}
-    for atom, site_members in members.items():
-        unit = unit_by_atom.get(atom, "channel")
-        name = _unused(_site_name(site_members) + SUFFIX.get(unit, ""), sites)
-        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit, multiples.get(atom, 1))
-        units[name] = atom
-    return sites, units
-
-
-def _multiples(ties: Ties) -> dict[Atom, int]:
-    """Of how many units each atom keeps a multiple, so that every axis that it is part of stays aligned."""
-    multiples: dict[Atom, int] = {}
-    for axis, size in ties.aligned:
-        free = [atom for atom in dict.fromkeys(atoms(axis)) if not atom.frozen]
-        for atom in free:
-            places = axis.size // atom.size if len(free) == 1 else 1
-            multiples[atom] = lcm(multiples.get(atom, 1), size // gcd(size, places))
-    return multiples
-
-
-# What a part of a layer's units adds to the layer's name.
-SUFFIX = {"head": ".heads", HEAD_DIMENSION: ".head_dim", "group": ".groups"}
-
-
-def _unit_names(ties: Ties) -> dict[Atom, str]:
-    """What each atom's units are: the most particular word said of it."""
-    order = ("head", "head dimension", "group", "embedding", "filter", "neuron")
-    names_by_atom: dict[Atom, str] = {}
-    for axis, name in ties.units:
-        for atom in dict.fromkeys(atoms(axis)):
-            old = names_by_atom.get(atom)
-            if old is None or order.index(name) < order.index(old):
-                names_by_atom[atom] = name
-    return names_by_atom
-
-
-def _site_name(members: list[Member]) -> str:
-    first = next((m for m in members if m.role == "out"), members[0])
-    return first.layer or first.parameter
-
-
-def _unused(name: str, sites: Mapping[str, Site]) -> str:
-    number, candidate = 2, name
-    while candidate in sites:
-        candidate, number = f"{name}:{number}", number + 1
-    return candidate
-
-
-def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str, str]]:
-    """Layers whose units cannot be cut, and head dimensions that cannot, with the reason."""
-    words = _unit_names(ties)
-    for name, value in tensors.items():
-        for dim, axis in enumerate(value.axes):
-            if "out" not in ties.roles.get((name, dim), set()) or axis.size == 1:
-                continue
-            layer, parts = layer_of(name) or name, list(dict.fromkeys(atoms(axis)))
-            if is_fixed(axis):
-                yield layer, next(a.frozen for a in parts if a.frozen) or ""
-                break
-            for atom in parts:
-                if atom.frozen and words.get(atom) == HEAD_DIMENSION:
-                    yield layer + SUFFIX[HEAD_DIMENSION], atom.frozen

@@ -338,7 +338,7 @@ def _refusal(model: nn.Module, error: Exception) -> str:
     line = model_line(error)
     return (
         f"{type(model).__name__} cannot be traced: {f'{line}: ' if line else ''}{first_line(error)}. Usual causes: control "
-        "flow that depends on the values of tensors (use torch.where or torch.cond, or put what stands before and after the "
+        "flow that depends on the values of tensors (use torch.where, or put what stands before and after the "
         "decision into submodules, inside of which can be cut), .item(), numpy in the forward pass, or a custom autograd "
         "function. torch.export.export(model, inputs, strict=False) shows the whole trace."
     )
