@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import inf
@@ -125,7 +125,7 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     values = dict(solver.values)
     for traced in train_traces(graph):
         solver.run(traced.graph, {}, f"{OUTPUT} in train mode", training=True)
-    solver.freeze_whatleaves_of()
+    solver.freeze_what_leaves(values)
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
     in_training = {node: value for node, value in solver.values.items() if node not in values}
@@ -192,10 +192,13 @@ class _Solver:
             self.values[node] = placeholder_values[node] if node in placeholder_values else self._value(node)
         return None
 
-    def freeze_whatleaves_of(self) -> None:
-        """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
+    def freeze_what_leaves(self, evaluated: Iterable[Node]) -> None:
+        """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink.
+
+        What train mode writes into the model's own tensors are averages of what its units do, which shrink with these.
+        """
         leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
-        pinned = {**self.graph.pinned, **self._written()}
+        pinned = {**self.graph.pinned, **self._written(evaluated)}
         leaving += [(self.tensors.get(name), reason) for name, reason in pinned.items()]
         for value, reason in leaving:
             for leaf in leaves_of(value):
@@ -233,10 +236,10 @@ class _Solver:
         for axes in self.ties.statistics.values():
             freeze(product(*axes), because)
 
-    def _written(self) -> dict[str, str]:
+    def _written(self, nodes: Iterable[Node]) -> dict[str, str]:
         """The model's tensors into which it writes what it computes, such as a cache, with the reason."""
         graph, names = self.graph, {}
-        for node in filter(writes, self.values):
+        for node in filter(writes, nodes):
             target = node.args[0] if node.args else None
             while isinstance(target, Node) and is_view(target):
                 target = target.args[0]
