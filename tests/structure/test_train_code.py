@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -142,6 +143,34 @@ class Switches(Plain):
         return (self.answer(z), h) if self.tall else self.answer(z)
 
 
+class Numpy(Plain):
+    """It draws from what torch knows nothing of."""
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + h * float(np.random.rand()))  # noqa: NPY002
+
+
+class Generators(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + h * float(np.random.default_rng().random()))
+
+
+class Averages(Plain):
+    """Statistics of its own that train mode moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16))
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        mean = z.mean((0, 2, 3))
+        self.mean.mul_(0.9).add_(0.1 * mean)
+        return self.answer(z - mean[None, :, None, None])
+
+    def answer(self, z: Tensor) -> Tensor:
+        return super().answer(z if self.training else z - self.mean[None, :, None, None])
+
+
 class Targets(Plain):
     def forward(self, x: Tensor, targets: Tensor | None = None) -> Any:
         answer = self.answer(self.norm(self.second(self.first(x).relu())).relu())
@@ -154,6 +183,11 @@ class Targets(Plain):
 class Deciding(Plain):
     """What train mode does hangs on values, so that it cannot be traced."""
 
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z * 2) if float(h.sum()) > -1e9 else self.answer(z)
+
+
+class DecidingSum(Plain):
     def trained(self, h: Tensor, z: Tensor) -> Any:
         return self.answer(z + h) if float(h.sum()) > -1e9 else self.answer(z)
 
@@ -191,6 +225,8 @@ MODELS = {
     OtherScale: ({"first", "second"}, {}),
     Grouped: ({"first"}, {"second": "train mode counts its units at aten."}),
     Stores: ({"second"}, {"first": "the forward pass stores it as hidden in train mode"}),
+    Numpy: ({"first"}, {}),
+    Averages: ({"first", "second"}, {}),
     Switches: ({"second"}, {"first": "the model's output in train mode"}),
 }
 
@@ -212,6 +248,7 @@ def test_a_cut_model_trains_as_the_masked_one_does(kind: type[Plain]) -> None:
     results = []
     for module in (small.model, masked):
         random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         results.append(numbers(module(X)))
     for ours, theirs in zip(*results, strict=True):
@@ -235,9 +272,23 @@ def test_what_could_not_be_looked_at_is_a_warning(kind: type[Plain]) -> None:
     assert "WARNING: train mode was not verified" in str(result.report)
 
 
-def test_code_that_is_not_traced_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_differs_from_itself_cannot_be_compared() -> None:
     torch.manual_seed(0)
-    model = Deciding()
+    (skipped,) = cut_every_third(Generators())[1].verification.skipped
+    assert skipped == "train mode: it answers otherwise each time"
+
+
+def test_random_numbers_go_on_as_before() -> None:
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    expected = random.random(), np.random.rand()  # noqa: NPY002
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    cut_every_third(Numpy())
+    assert (random.random(), np.random.rand()) == expected  # noqa: NPY002
+
+
+def test_code_that_is_not_traced_is_run() -> None:
+    torch.manual_seed(0)
+    model = DecidingSum()
     sites = sc.channels(model, X)
     keep = {"first": torch.arange(16) % 3 != 1, "second": torch.arange(16) % 4 != 1}
     with pytest.raises(sc.CutError, match="in train mode, which runs other code than eval mode"):

@@ -25,7 +25,6 @@ from secateur.runtimes import Runtime, name_of
 from secateur.saving import read_record, save, stored_bytes
 from secateur.state import device_of
 from secateur.state_dicts import fill
-from secateur.structure.both_modes import unseen_code
 from secateur.structure.cutting import TOLERANCE, Form, cut_with_plan
 from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.sites import inputs_of, with_zeros
@@ -253,13 +252,22 @@ class Result:
             rule=self.method.rule,
             repair=self.method.repair,
             loss=self.method.loss,
-            warnings=(*self.method.warnings, *unseen_code(self.sites)),
+            warnings=(*self.method.warnings, *self._unverified()),
             runtime=self.runtime,
             rounding=self.method.rounding,
             change=self.change,
             joint=self.method.joint,
             layers=self.layers,
         )
+
+    def _unverified(self) -> list[str]:
+        """A warning where train mode may run code that was not verified."""
+        whys = self.verification.skipped if isinstance(self.verification, Verification) else ()
+        texts = [why.partition("train mode: ") for why in whys if "train mode: " in why]
+        return [
+            f"{place}train mode was not verified on weights drawn anew: {why}; try a step of training first"
+            for place, _, why in texts
+        ]
 
     def _stored_bytes(self) -> int:
         """The bytes of the smaller model's tensors on disk, encoded where an edit says how."""

@@ -18,7 +18,7 @@ from secateur.structure.read_sizes import RESHAPES
 from secateur.structure.rules import Value, op_name, shape_of
 from secateur.structure.trace import Graph, first_line, trace, where
 from secateur.structure.train_code import runs_other_code
-from secateur.types import ExampleInputs, Sites
+from secateur.types import ExampleInputs
 
 __all__ = [
     "freeze_train_code",
@@ -26,7 +26,6 @@ __all__ = [
     "joined",
     "trace_both",
     "train_traces",
-    "unseen_code",
     "with_train_mode",
 ]
 
@@ -62,14 +61,6 @@ def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
             untrained=f"it runs other code there, which cannot be traced ({first_line(error.__cause__ or error)})",
         )
     return replace(graph, trained=trained)
-
-
-def unseen_code(sites: Sites) -> list[str]:
-    """Return a warning where train mode may run code that nobody looked at."""
-    graph = getattr(sites.structure, "graph", None)
-    traced = [] if graph is None else graph.traces
-    whys = dict.fromkeys(t.untrained for t in traced if t.untrained)
-    return [f"train mode was not verified on weights drawn anew: {why}; try a step of training first" for why in whys]
 
 
 def _shapes(graph: Graph) -> list[tuple[int, ...]]:

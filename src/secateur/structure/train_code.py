@@ -6,6 +6,7 @@ Torch's own layers stay in eval mode: what they do in train mode is known, ties 
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -109,8 +110,24 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
         return
     set_training(model)
-    with _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
+    with _seeded(), _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
         yield
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let Python and numpy draw the same numbers each time, and go on as before afterwards."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    random.seed(0)
+    if numpy:
+        numpy.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
 
 
 def set_training(model: nn.Module) -> None:
