@@ -3,8 +3,8 @@
     python benchmarks/mutants.py --count 200 --results build/mutants.jsonl
 
 A mutant differs in one comparison, operator, number, truth value or `not`. The tests of a room (and its doctests) are collected
-once; each runs once, and says which functions it calls. Then a forked process for each mutant gives the changed function its new
-code, and runs the tests that call it, the quick ones first, until one fails. What is changed outside of functions is imported anew.
+once; each runs once, and says which lines it runs. Then a forked process for each mutant gives the changed function its new
+code, and runs the tests that run the changed line, the quick ones first, until one fails. What is changed outside of functions is imported anew.
 What has an outcome in the file of results is not run again, so that a run can be interrupted; `--again survived` draws none, and runs
 those in the file once more that are still to be found in the code, after tests were written; `--table` prints what is in the file.
 """
@@ -33,6 +33,7 @@ from math import sqrt
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -134,6 +135,47 @@ def mutated(file: Path, place: int) -> tuple[ast.Module, str]:
     return ast.fix_missing_locations(tree), function
 
 
+def statement_of(tree: ast.Module, place: int) -> ast.stmt:
+    """The statement around a place."""
+    node: Any = list(places(tree))[place][0]
+    around = (each for each in ast.walk(tree) if isinstance(each, ast.stmt) and node in ast.walk(each))
+    return max(around, key=lambda each: (each.lineno, -(each.end_lineno or 0)))
+
+
+def statement_lines(file: Path, place: int) -> set[int]:
+    """The lines of the statement around a place, without those of its body."""
+    statement = statement_of(ast.parse(file.read_text()), place)
+    body = getattr(statement, "body", None)
+    last = max(body[0].lineno - 1, statement.lineno) if body else statement.end_lineno or statement.lineno
+    return set(range(statement.lineno, last + 1))
+
+
+def bound(file: Path, place: int) -> set[str]:
+    """The names that the statement around a place makes: of variables, fields, a function or a class."""
+    statement = statement_of(ast.parse(file.read_text()), place)
+    if isinstance(statement, FUNCTIONS | ast.ClassDef):
+        return {statement.name}
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def using(room: Path, names: set[str]) -> set[tuple[str, str]]:
+    """The functions of a room in which one of some names stands, or that have it."""
+    users: set[tuple[str, str]] = set()
+    for file in sorted(room.rglob("*.py")):
+        name = str(file.relative_to(room.parent))
+        waiting = [(ast.parse(file.read_text()), MODULE, "")]  # type: list[tuple[ast.AST, str, str]]
+        while waiting:
+            node, function, scope = waiting.pop()
+            if isinstance(node, FUNCTIONS):
+                function, scope = scope + node.name, f"{scope}{node.name}.<locals>."
+            elif isinstance(node, ast.ClassDef):
+                scope = f"{scope}{node.name}."
+            if names & {getattr(node, part, None) for part in ("id", "attr", "name", "arg")}:
+                users.add((name, function))
+            waiting += [(child, function, scope) for child in ast.iter_child_nodes(node)]
+    return {(name, function) for name, function in users if function != MODULE}
+
+
 def mutants_of(room: str, file: Path) -> list[Mutant]:
     """All mutants of a file."""
     each = places(ast.parse(file.read_text())) if file.exists() else ()
@@ -167,20 +209,40 @@ def relocated(mutants: Iterable[Mutant]) -> Iterator[Mutant]:
 
 
 class Watch:
-    """A plugin of pytest: the functions of some folders that each test calls, and the seconds that it takes."""
+    """A plugin of pytest: the functions that each test calls in a room, the lines that it runs there, and the seconds that it takes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.tests = str(folder), {}  # type: tuple[str, dict[str, Any]]
+    def __init__(self, package: Path, room: str) -> None:
+        self.package, self.tests = package, {}  # type: tuple[Path, dict[str, Any]]
+        self.folder = f"{package / room}{os.sep}"
         self.called: set[tuple[str, str]] = set()
+        self.left: dict[CodeType, set[int]] = {}
 
-    def trace(self, frame: FrameType, event: str, arg: object) -> None:
+    def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
         code = frame.f_code
-        if code.co_filename.startswith(self.folder):
-            self.called.add((code.co_filename[len(self.folder) + 1 :], code.co_qualname))
+        if not code.co_filename.startswith(self.folder):
+            return None
+        if code not in self.left:
+            self.called.add((self.name(code), code.co_qualname))
+            self.left[code] = {line for _, _, line in code.co_lines() if line}
+        return self.line if self.left[code] else None
+
+    def line(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
+        self.left[frame.f_code].discard(frame.f_lineno)
+        return self.line
+
+    def name(self, code: CodeType) -> str:
+        return str(Path(code.co_filename).relative_to(self.package))
+
+    def lines(self) -> dict[str, list[int]]:
+        """The lines that a test ran, by the file and its text."""
+        ran: dict[str, set[int]] = {}
+        for code, left in self.left.items():
+            ran.setdefault(self.name(code), set()).update({line for _, _, line in code.co_lines() if line} - left)
+        return {version_of(self.package, name): sorted(lines) for name, lines in ran.items()}
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.called, start = set(), time.monotonic()
+        self.called, self.left, start = set(), {}, time.monotonic()
         threading.settrace(self.trace)
         sys.settrace(self.trace)
         try:
@@ -188,7 +250,16 @@ class Watch:
         finally:
             sys.settrace(None)
             threading.settrace(None)  # type: ignore[arg-type]
-        self.tests[name_of(item)] = {"seconds": time.monotonic() - start, "calls": sorted(self.called)}
+        self.tests[name_of(item)] = {
+            "seconds": time.monotonic() - start,
+            "calls": sorted(self.called),
+            "lines": self.lines(),
+        }
+
+
+def version_of(package: Path, name: str) -> str:
+    """A file's name with what tells its text from that of another day, as lines move."""
+    return f"{name} {crc32((package / name).read_bytes())}"
 
 
 def name_of(item: pytest.Item) -> str:
@@ -215,26 +286,35 @@ def first_failure(items: list[pytest.Item]) -> str:
     return ""
 
 
-def tests_of(mutant: Mutant, function: str, tests: dict[str, Any], seconds: float) -> tuple[list[str], float]:
-    """The tests that call a mutant's function, as many as fit into the seconds; and how long they take.
+def tests_of(
+    mutant: Mutant, function: str, tests: dict[str, Any], seconds: float, package: Path
+) -> tuple[list[str], float]:
+    """The tests that run a mutant's line, as many as fit into the seconds; and how long they take.
 
     The quickest come first, and a further case of a test as if it took so many times as long: other tests see more.
-    A test that calls nothing, or imports at most, looks at values: it concerns what no function holds.
+    Where the file has other lines by now, those that call the function. Of what no function holds, those that call a function
+    in which its name stands, or else any of the file; and those that call nothing, or import at most, as they look at values.
     """
-
-    def concerns(calls: list[tuple[str, str]]) -> bool:
-        if function == MODULE:
-            return any(file == mutant.file for file, _ in calls) or all(name == "<module>" for _, name in calls)
-        return (mutant.file, function) in map(tuple, calls)
-
-    names = sorted((name for name in tests if concerns(tests[name]["calls"])), key=lambda name: tests[name]["seconds"])
+    version, names = version_of(package, mutant.file), set[str]()
+    if function == MODULE:
+        users = using(package / mutant.room, bound(package / mutant.file, mutant.place))
+        for name, about in tests.items():
+            calls = {(file, called) for file, called in about["calls"] if called != "<module>"}
+            if not calls or calls & users or (not users and any(file == mutant.file for file, _ in calls)):
+                names.add(name)
+    else:
+        callers = [name for name in tests if [mutant.file, function] in tests[name]["calls"]]
+        lines = statement_lines(package / mutant.file, mutant.place)
+        names |= {
+            n for n in callers if version not in tests[n]["lines"] or lines.intersection(tests[n]["lines"][version])
+        }
     cases = Counter[str]()
     late: dict[str, float] = {}
-    for name in names:
+    for name in sorted(names, key=lambda name: tests[name]["seconds"]):
         cases[name.partition("[")[0]] += 1
         late[name] = tests[name]["seconds"] * cases[name.partition("[")[0]]
-    total, within = 0.0, []
-    for name in sorted(names, key=late.__getitem__):
+    total, within = 0.0, list[str]()
+    for name in sorted(late, key=late.__getitem__):
         total += tests[name]["seconds"]
         if total > seconds and within:
             break
@@ -323,7 +403,7 @@ class Rooms:
 
     def write_map(self, items: list[pytest.Item], tests: dict[str, Any]) -> int:
         """Write which functions each test calls."""
-        watch = Watch(self.copy / "secateur")
+        watch = Watch(self.copy / "secateur", self.map_file.stem)
         items[0].config.pluginmanager.register(watch)
         failed = first_failure(items)
         if not failed:
@@ -335,7 +415,7 @@ class Rooms:
         began = time.monotonic()
         path = self.copy / "secateur" / mutant.file
         tree, function = mutated(path, mutant.place)
-        names, expected = tests_of(mutant, function, tests, self.options.seconds)
+        names, expected = tests_of(mutant, function, tests, self.options.seconds, self.copy / "secateur")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             told = Path(folder) / "failed"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.fx import GraphModule
 
 import secateur as sc
 from secateur.measure import latency, macs
+from secateur.types import InputError
 
 
 class Writes(nn.Module):
@@ -71,3 +73,111 @@ def test_data_are_as_they_were() -> None:
     sc.evaluate(model, (x, y))
     sc.fit(model, (x, y), epochs=1)
     assert torch.equal(x, before)
+
+
+class Cache:
+    """Keeps what layers computed, as language models do, and a lock, which cannot be copied."""
+
+    def __init__(self, *layers: Tensor) -> None:
+        self.layers, self.length, self.lock = list(layers), 0, Lock()
+
+    def update(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.layers.append(x)
+            self.length += 1
+        return x
+
+
+class Caching(nn.Module):
+    """Puts what it computes into an object that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        answers: Tensor = self.b(self.a(x if cache is None else cache.update(x)).relu())
+        return answers
+
+
+@pytest.mark.parametrize("cached", [0, 1])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_an_object_among_the_inputs_is_as_it_was(cached: int, as_dict: bool, tmp_path: Path) -> None:
+    model, x, cache = Caching().eval(), torch.randn(4, 6), Cache(*[torch.ones(2)] * cached)
+    example: Any = {"x": x, "cache": cache} if as_dict else (x, cache)
+    sites = sc.channels(model, example)
+    keep = sc.select(sc.criteria.Magnitude()(model, sites), 0.4)
+    sc.cut(model, sites, keep)
+    sc.criteria.SynFlow(example)(model, sites)
+    sc.mask(model, sites, keep)(x)
+    macs(model, example), latency(model, example), sc.blocks(Writes().eval(), x)
+    result = sc.prune(model, example, sparsity=0.4)
+    sc.load(result.save(tmp_path / "small"), Caching().eval())
+    assert (len(cache.layers), cache.length) == (cached, 0)
+
+
+class Joined(Cache):
+    """Keeps one tensor, which takes the place of the one before."""
+
+    def update(self, x: Tensor) -> Tensor:
+        self.layers = [torch.cat([*self.layers, x])]
+        if len(self.layers[0]) > 4:
+            raise IndexError("full")
+        return x
+
+
+def test_every_run_that_is_timed_begins_with_the_same_object() -> None:
+    assert latency(Caching().eval(), (torch.randn(3, 6), Joined(torch.ones(1, 6))), repeats=3, warmup=1).median > 0
+
+
+class Rigid(Cache):
+    """Cannot be copied."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise RuntimeError("one only")
+
+
+def test_what_holds_tensors_and_cannot_be_copied_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"example_inputs\['cache'\], a Rigid, holds tensors and cannot be copied \(Run.*one only"
+    ):
+        sc.channels(Caching().eval(), {"x": torch.randn(4, 6), "cache": Rigid(torch.ones(2))})
+
+
+class Branching(Writes):
+    """Decides by a value in train mode, as no export can follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x).view(len(x), 4, 4).flatten(1)
+        if self.training and hidden.sum() > 0:
+            hidden = -hidden
+        made: Tensor = self.b(hidden.relu())
+        return made
+
+
+def test_a_failed_export_leaves_no_mark_on_a_tensor() -> None:
+    x = torch.randn(4, 6)
+    result = sc.prune(Branching().eval(), x, sparsity=0.4, latency=False)
+    assert "train mode" in result.model.meta["eval_only"]
+    assert not vars(x)
+
+
+class Named(nn.Module):
+    """Takes whatever is given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, **kwargs: Tensor) -> Tensor:
+        made: Tensor = self.b(self.a(x * kwargs["scale"]).view(-1, 2, 4).flatten(1).relu())
+        return made
+
+
+def test_a_graph_of_what_is_given_by_name_takes_any_batch() -> None:
+    model = Named().eval()
+    result = sc.prune(model, {"x": torch.randn(2, 6), "scale": torch.ones(2, 6)}, sparsity=0.4, latency=False)
+    assert result.model.meta["shapes"][0] == (None, 6)
+    x, scale = torch.randn(5, 6), torch.randn(5, 6)
+    masked = sc.mask(model, result.sites, result.keep)
+    torch.testing.assert_close(result.model(x, scale=scale), masked(x, scale=scale))

@@ -9,12 +9,11 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils import _pytree as pytree
 
 from secateur.calls import check_usable
 from secateur.deadline import check_time
 from secateur.state import all_finite, ordinary
-from secateur.trees import numbers_within
+from secateur.trees import changed, numbers_within
 from secateur.types import InputError
 
 __all__ = [
@@ -149,7 +148,7 @@ class SampleBatch:
         >>> SampleBatch((torch.ones(2, 1), torch.ones(2, 3))).run(torch.nn.Bilinear(1, 3, 4)).shape
         torch.Size([2, 4])
         """
-        inputs = pytree.tree_map_only(Tensor, Tensor.clone, self.inputs)
+        inputs = changed(self.inputs, Tensor.clone)
         if isinstance(inputs, Tensor):
             return model(inputs)
         return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
@@ -191,7 +190,10 @@ def _mapped(part: Any, change: Callable[[Tensor], Any]) -> Any:
         return change(part)
     if isinstance(part, Mapping):
         return {name: _mapped(value, change) for name, value in part.items()}
-    return tuple(_mapped(value, change) for value in part) if isinstance(part, tuple | list) else part
+    if not isinstance(part, tuple | list):
+        return part
+    entries = [_mapped(value, change) for value in part]
+    return type(part)(*entries) if hasattr(part, "_fields") else type(part)(entries)
 
 
 def _named(name: str, part: Any) -> list[tuple[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.checks import in_one_line
-from secateur.trees import look_into
+from secateur.trees import copied_with, leaves_within, look_into, tensors_within
 from secateur.types import ExampleInputs, InputError, SecateurError, brief
 from secateur.untouched import ParameterWrites, untouched
 
@@ -141,21 +141,41 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
 
 
 def fresh(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the same inputs in containers and tensors of their own, which a forward pass may fill and write into.
+    """Return the same inputs in containers, objects and tensors of their own, which a forward pass may fill and write into.
 
-    >>> x = torch.zeros(1)
-    >>> (copy,), _ = fresh((x,), {})
-    >>> _ = copy.add_(1)
-    >>> x
-    tensor([0.])
+    Modules among them stay the same, and so does what cannot be copied and holds no tensor.
+
+    Raises:
+        InputError: an input that holds tensors cannot be copied.
+
+    >>> x, cache = torch.zeros(1), []
+    >>> (copy, filled), _ = fresh((x, cache), {})
+    >>> filled.append(copy.add_(1))
+    >>> x, cache
+    (tensor([0.]), [])
     """
-    copies: dict[int, Tensor] = {}
+    inputs = (args, dict(kwargs))
+    by_id: dict[int, Any] = {id(module): module for module in leaves_within(inputs, nn.Module)}
+    for x in tensors_within(inputs):
+        by_id.setdefault(id(x), x.detach().clone().requires_grad_(x.requires_grad))
+    try:
+        copies: tuple[tuple[Any, ...], dict[str, Any]] = copied_with(inputs, by_id)
+    except Exception as error:
+        raise InputError(_uncopied(inputs, by_id, error)) from error
+    return copies
 
-    def copied(x: Tensor) -> Tensor:
-        return copies.setdefault(id(x), x.detach().clone().requires_grad_(x.requires_grad))
 
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, copied, (args, dict(kwargs)))
-    return inputs
+def _uncopied(inputs: tuple[tuple[Any, ...], dict[str, Any]], by_id: Mapping[int, Any], error: Exception) -> str:
+    """What to say of inputs that cannot be copied."""
+    for place, value in (*enumerate(inputs[0]), *inputs[1].items()):
+        try:
+            copied_with(value, by_id)
+        except Exception:  # noqa: BLE001  (copying runs the code of any class)
+            return (
+                f"example_inputs[{place!r}], a {type(value).__name__}, holds tensors and cannot be copied ({in_one_line(error)}), "
+                "so that running the model could change it; give its class a __deepcopy__"
+            )
+    return f"example_inputs cannot be copied: {in_one_line(error)}"
 
 
 def called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "Packing",
     "TreeDef",
     "changed",
+    "copied_with",
     "joined",
     "leaves_within",
     "look_into",
@@ -192,12 +193,43 @@ def changed(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     once = {id(tensor): tensor for tensor in tensors_within(value)}
-    return _with(value, {key: change(tensor) for key, tensor in once.items()})
+    return copied_with(value, {key: change(tensor) for key, tensor in once.items()})
 
 
-def _with(value: Any, by_id: dict[int, Any]) -> Any:
+def copied_with(value: Any, by_id: Mapping[int, Any]) -> Any:
+    """Return a copy of `value` with other things in the place of some, by their ids.
+
+    Parts that cannot be copied, as a lock or an open file, stay the same where they hold no tensor.
+
+    Raises:
+        Exception: what copying raised on a part that holds tensors.
+
+    >>> from threading import Lock
+    >>> value = {"guard": Lock(), "seen": []}
+    >>> copied = copied_with(value, {})
+    >>> copied["guard"] is value["guard"], copied["seen"] is value["seen"]
+    (True, False)
+    """
     # A copy goes by ids, and takes what the memo has for a thing, whatever holds it.
-    return deepcopy(value, dict(by_id))
+    try:
+        return deepcopy(value, dict(by_id))
+    except Exception:
+        shared = {id(part): part for part in _uncopyable(value, by_id, set())}
+        if any(tensors_within(part) for part in shared.values()):
+            raise
+        return deepcopy(value, {**by_id, **shared})
+
+
+def _uncopyable(value: Any, by_id: Mapping[int, Any], visited_ids: set[int]) -> Iterator[Any]:
+    """The innermost parts that cannot be copied."""
+    if id(value) in visited_ids or id(value) in by_id:
+        return
+    visited_ids.add(id(value))
+    try:
+        deepcopy(value, dict(by_id))
+    except Exception:  # noqa: BLE001  (copying runs the code of any class)
+        inner = [part for each in _parts(value) for part in _uncopyable(each, by_id, visited_ids)]
+        yield from inner or [value]
 
 
 def joined(parts: Sequence[Any]) -> Any:
@@ -211,7 +243,7 @@ def joined(parts: Sequence[Any]) -> Any:
     by_id = {}
     for same in zip(*map(tensors_within, parts), strict=True):
         by_id[id(same[0])] = torch.cat(same) if same[0].ndim else same[0]
-    return _with(parts[0], by_id)
+    return copied_with(parts[0], by_id)
 
 
 class _Place:
@@ -235,7 +267,7 @@ class TreeDef:
         """Return the form of a value, or of one that has others of a type in the places of tensors."""
         leaves = leaves_within(value, kind)
         by_id = {id(leaf): _Place() for leaf in leaves}
-        return cls(_with(value, by_id), tuple(by_id[id(leaf)] for leaf in leaves))
+        return cls(copied_with(value, by_id), tuple(by_id[id(leaf)] for leaf in leaves))
 
     def filled(self, tensors: Sequence[Any]) -> Any:
         """Return a value of this form that holds these in the places of its tensors.
@@ -243,7 +275,7 @@ class TreeDef:
         >>> TreeDef.of({"a": torch.zeros(1), "b": [torch.zeros(2), None]}).filled([3, 4])
         {'a': 3, 'b': [4, None]}
         """
-        return _with(self.template, {id(place): new for place, new in zip(self.places, tensors, strict=True)})
+        return copied_with(self.template, {id(place): new for place, new in zip(self.places, tensors, strict=True)})
 
 
 @dataclass(frozen=True, eq=False)

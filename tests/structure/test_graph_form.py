@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torch.fx import GraphModule
 
 import secateur as sc
 import zoo
+from secateur.types import VerificationError
 
 NAMES = ("fused_qkv", "grouped_query", "relative_position", "rotary", "linear_view_deconv")
 
@@ -173,3 +176,47 @@ def test_chunks_of_other_sizes_become_parts_of_these_sizes(sizes: tuple[int, ...
     assert isinstance(graph, GraphModule)
     names = {"aten.chunk.default", "aten.split.Tensor", "aten.split_with_sizes.default"}
     assert {str(node.target): node.args[1:] for node in graph.graph.nodes if str(node.target) in names} == call
+
+
+class DoubleWhereWide(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        if h.shape[1] == 8:
+            h = h * 2
+        return h
+
+
+class ScaleByTheWidth(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        return h / h.shape[1]
+
+
+class TakeHalves(nn.Module):
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.cat([h[:, :4], h[:, 4:].flip(1)], 1)
+
+
+class OfItsWidth(torch.nn.Module):
+    """Answers otherwise at another width."""
+
+    def __init__(self, change: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b, self.change = torch.nn.Linear(3, 8), torch.nn.Linear(8, 2), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.b(self.change(self.a(x)).relu())
+        return answers
+
+
+@pytest.mark.parametrize("change", [DoubleWhereWide, ScaleByTheWidth, TakeHalves])
+def test_a_module_that_answers_otherwise_is_refused_by_the_line_that_stands_in_the_way(change: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = OfItsWidth(change()).eval()
+    sites = sc.channels(model, torch.randn(2, 3))
+    keep = {"a": torch.arange(sites["a"].size) < 3}
+    assert isinstance(sc.cut(model, sites, keep), GraphModule)
+    with pytest.raises(VerificationError, match=r'answers otherwise .* from aten.* Allow form="graph"') as refused:
+        sc.cut(model, sites, keep, form="module")
+    first = inspect.getsourcelines(change)[1]
+    line = re.search(r"test_graph_form.py:(\d+)", str(refused.value))
+    assert line is not None
+    assert first < int(line[1]) <= first + 3

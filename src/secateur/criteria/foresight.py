@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from secateur.checks import check_number
 from secateur.criteria.base import CriterionBase, LossCriterion
@@ -187,8 +186,8 @@ class SynFlow(CriterionBase):
         def ones(x: Tensor) -> Tensor:
             return torch.ones_like(x, dtype=torch.float64, device=device) if x.is_floating_point() else x.to(device)
 
-        changed: tuple[tuple[object, ...], dict[str, object]] = pytree.tree_map_only(Tensor, ones, (args, kwargs))
-        return changed
+        inputs_of_ones: tuple[tuple[object, ...], dict[str, object]] = changed((args, kwargs), ones)
+        return inputs_of_ones
 
 
 def _absolute(model: nn.Module) -> nn.Module:

@@ -205,7 +205,9 @@ class _Estimates:
         """
         step = ceil(self.mean.numel() / 10_000)
         mean, error = self.mean.flatten()[::step].cpu(), self.error.flatten()[::step].cpu()
-        if not bool(error.any()):  # nan counts as any
+        if bool(error.isnan().any()):
+            return nan
+        if not bool(error.any()):
             return 1.0
         generator = torch.Generator().manual_seed(0)
         others = [mean + 2**0.5 * error * torch.randn(mean.shape, generator=generator).double() for _ in range(8)]

@@ -36,11 +36,6 @@ class Inputs:
     total: Tensor
     count: int
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean over the positions."""
-        return self.total / self.count
-
 
 class LayerInputs:
     """The inputs of a model's layers over the same data, as the model is when they are asked for.

@@ -16,6 +16,7 @@ from secateur.edits.inputs import describe, restore
 from secateur.state import device_of
 from secateur.structure.accepted import Shapes, require_inputs
 from secateur.structure.both_modes import trace_both
+from secateur.structure.circumstances import Circumstances
 from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
@@ -36,6 +37,7 @@ class GraphCut(Edit):
             to; others are refused.
         conditions: what must be true of those sizes besides, in words.
         eval_only: why it runs in eval mode alone; empty where it runs in train mode, too.
+        refused: the circumstances of a call that it refuses (`structure.circumstances`).
     """
 
     kind: ClassVar[str] = "graph"
@@ -44,6 +46,7 @@ class GraphCut(Edit):
     shapes: Shapes = ()
     conditions: tuple[str, ...] = ()
     eval_only: str = ""
+    refused: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module) -> GraphModule:
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
@@ -56,7 +59,8 @@ class GraphCut(Edit):
         small = apply_plan(model, make_plan(model, structure, gone))
         graph = graph_form(small, structure, gone, train_mode(model, structure.graph))
         if self.shapes:
-            require_inputs(graph, self.shapes, structure.graph.free)
+            require_inputs(graph, self.shapes, structure.graph.free, Circumstances(self.refused))
+            graph.meta["conditions"] = self.conditions
         return graph
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +70,7 @@ class GraphCut(Edit):
             FileError: the inputs hold something else than tensors and plain values.
         """
         masks = {name: keep_mask.detach().cpu().contiguous() for name, keep_mask in self.keep.items()}
-        plain = {"shapes": self.shapes, "conditions": self.conditions, "eval_only": self.eval_only}
+        plain = {name: getattr(self, name) for name in ("shapes", "conditions", "eval_only", "refused")}
         return {"keep": masks, "inputs": describe(self.inputs), **plain}
 
     @classmethod
@@ -75,7 +79,8 @@ class GraphCut(Edit):
         inputs = restore(record["inputs"], torch.device("cpu"))
         shapes = tuple(tuple(tuple(s) if isinstance(s, list) else s for s in shape) for shape in record["shapes"])
         conditions = tuple(record.get("conditions", ()))
-        return cls(dict(record["keep"]), inputs, shapes, conditions, str(record.get("eval_only", "")))
+        refused = tuple(map(str, record.get("refused", ())))
+        return cls(dict(record["keep"]), inputs, shapes, conditions, str(record.get("eval_only", "")), refused)
 
 
 def _check_mask(structure: Structure, name: str, keep_mask: object) -> None:

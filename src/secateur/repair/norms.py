@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from secateur.calls import usual
 from secateur.labelled import Samples, batches, check_samples
 from secateur.state import device_of, modes_kept
+from secateur.structure.graph_parts import GraphPart
 from secateur.types import InputError
 from secateur.untouched import copied
 from secateur.wrappers import check_module
@@ -65,8 +66,9 @@ def recalibrate(model: nn.Module, data: Samples, *, batch_size: int = 256) -> nn
 
 
 def norms_of(model: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms that keep running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    """Return the batch norms that keep running statistics; those of a graph do not run by themselves."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, GraphPart)]
+    return [norm for norm in norms if norm.running_mean is not None]
 
 
 def _buffers(norm: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -381,7 +381,7 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
         inputs = inputs_of(sites)
         assert inputs is not None
         meta = cast(GraphModule, small).meta
-        return GraphCut(keep, inputs, **{name: meta[name] for name in ("shapes", "conditions", "eval_only")})
+        return GraphCut(keep, inputs, **{name: meta[name] for name in ("shapes", "conditions", "eval_only", "refused")})
     return Cut(plan)
 
 

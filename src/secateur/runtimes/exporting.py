@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from secateur.checks import check_whole
 from secateur.files import require
@@ -23,6 +22,7 @@ from secateur.runtimes.inputs import batch_size_of, with_batch_size
 from secateur.runtimes.interface import Interface
 from secateur.runtimes.verify import check_runnable, compare, noisy
 from secateur.state import called, device_of, evaluating, split_inputs
+from secateur.trees import changed
 from secateur.types import ExampleInputs, ExportError, InputError, SecateurError
 from secateur.untouched import copied
 
@@ -146,8 +146,8 @@ def _one_more(example_inputs: ExampleInputs) -> ExampleInputs:
 
 
 def on_cpu(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
-    """Return a model and its inputs on the CPU: the same ones where they are there."""
-    inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), inputs)
+    """Return a model on the CPU, the same one where it is there, and copies of its inputs, into which it may write."""
+    inputs = changed(inputs, lambda tensor: tensor.detach().clone().cpu())
     return (model if device_of(model).type == "cpu" else copied(model).cpu()), inputs
 
 

@@ -15,7 +15,7 @@ from secateur.files import require
 from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, on_cpu, refusing, silent
 from secateur.runtimes.interface import Interface
-from secateur.state import evaluating, split_inputs
+from secateur.state import called, evaluating, split_inputs
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["OpenVino", "converted", "saved"]
@@ -43,7 +43,7 @@ class OpenVino(FileRuntime):
         trace: Any = torch.jit.trace
         try:
             with evaluating(cpu_model), silent():
-                interface = Interface.of(args, kwargs, cpu_model(*args, **kwargs))
+                interface = Interface.of(args, kwargs, called(cpu_model, args, kwargs))
                 tensors = interface.flat(args, kwargs)
                 traced = trace(interface.flattened(cpu_model), tuple(tensors), check_trace=False)
                 graph = library.convert_model(traced, example_input=tuple(tensors))

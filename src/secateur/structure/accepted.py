@@ -1,4 +1,4 @@
-"""What inputs a graph takes: it refuses others itself, as it might run on them and mean something else."""
+"""What sizes and values a graph takes: it refuses others itself, as it might run on them and mean something else."""
 
 from __future__ import annotations
 
@@ -10,42 +10,54 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
+from secateur.structure.circumstances import CHECKS_OF_INPUTS, GRADIENTS, Circumstances, check_gradients
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.structure.nodes import tensor_holders
+from secateur.structure.signature import Signed
 from secateur.types import InputError, brief
 
-__all__ = ["PLAIN", "Shapes", "Span", "check_left_out", "in_span", "require_inputs", "span_in_words"]
+__all__ = ["Shapes", "Span", "in_span", "require_inputs", "span_in_words"]
 
 Span = tuple[int, int | None]
 """The least and the greatest size; None for no bound."""
 Shapes = tuple[tuple[int | Span | None, ...], ...]
 """The shapes of the tensors among a model's inputs; None for a size that may be any, two numbers for one from and to."""
-PLAIN = (bool, int, float, str)
 
 
-def require_inputs(graph: GraphModule, shapes: Shapes, free: FreeSizes | None = None) -> None:
-    """Make a graph refuse inputs of other shapes than `shapes`, and other plain values than those of the example.
+def require_inputs(
+    graph: GraphModule, shapes: Shapes, free: FreeSizes | None = None, apart: Circumstances | None = None
+) -> None:
+    """Make a graph refuse inputs of other shapes than `shapes`, other plain values than the example's, and circumstances.
 
-    Shapes and conditions are noted in its ``meta``.
+    All is noted in its ``meta``.
 
     Args:
         graph: the graph; it is changed.
         shapes: what it takes.
         free: where some sizes may be others: what must be true of them besides.
+        apart: the circumstances that it cannot follow.
     """
+    apart = apart or Circumstances()
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     inputs = tensor_holders(graph.graph)
-    plain = [node for node in holders if "val" in node.meta and type(node.meta["val"]) in (*PLAIN, type(None))]
+    values = [node for node in holders if "val" in node.meta and node not in inputs]
     conditions: dict[str, None] = {}
+    if GRADIENTS in apart.refused:
+        assert isinstance(graph.graph._codegen, Signed)
+        graph.graph._codegen.checks.append((check_gradients, ""))
     with graph.graph.inserting_before(holders[-1].next):
         for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
-            graph.graph.call_function(check_shape, (node, shape, number))
-        for node in plain:
+            graph.graph.call_function(check_shape, (node, shape, number, node.name))
+        for node in inputs:
+            for circumstance, check in CHECKS_OF_INPUTS.items():
+                if circumstance in apart.refused:
+                    graph.graph.call_function(check, (node, node.name, node.meta["val"].is_contiguous()))
+        for node in values:
             graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
         for condition, words in _conditions(graph.graph, inputs, shapes, free) if free else ():
             graph.graph.call_function(check_condition, (condition, words))
             conditions[words] = None
-    graph.meta |= {"shapes": shapes, "conditions": tuple(conditions)}
+    graph.meta |= {"shapes": shapes, "conditions": (*conditions, *apart.conditions), "refused": apart.refused}
     graph.recompile()
 
 
@@ -96,15 +108,24 @@ def check_condition(holds: bool, words: str) -> None:
         )
 
 
-def check_shape(x: Tensor, shape: tuple[int | Span | None, ...], number: int) -> None:
-    """Refuse an input of another shape.
+def check_shape(x: Any, shape: tuple[int | Span | None, ...], number: int, name: str) -> None:
+    """Refuse an input of another shape, and what is no tensor.
 
-    >>> check_shape(torch.zeros(5, 3), (None, 2), 0)
+    >>> check_shape(torch.zeros(5, 3), (None, 2), 0, "x")
     Traceback (most recent call last):
     secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
+    >>> check_shape(None, (None, 2), 1, "mask")
+    Traceback (most recent call last):
+    secateur.types.InputError: input 1 of this graph, mask, is a tensor of shape (any, 2) and was left out: give one, or cut...
     """
+    accepted_shape = ", ".join(map(span_in_words, shape))
+    if not isinstance(x, Tensor):
+        given = "was left out" if x is None or x is ... else f"cannot be {brief(x)}"
+        raise InputError(
+            f"input {number} of this graph, {name}, is a tensor of shape ({accepted_shape}) and {given}: give one, or cut the "
+            "model again with an example as you need it"
+        )
     if len(x.shape) != len(shape) or not all(map(in_span, x.shape, shape)):
-        accepted_shape = ", ".join(map(span_in_words, shape))
         raise InputError(
             f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
             "again with an example of the shape that you need"
@@ -144,18 +165,4 @@ def check_value(value: object, expected: object, name: str) -> None:
         raise InputError(
             f"this graph was made with {name}={expected!r}, and takes no {brief(value)}: cut the model again with an example that "
             "has the value that you need"
-        )
-
-
-def check_left_out(value: object, default: object, name: str) -> None:
-    """Refuse what the example left out, unless it is what the model takes then.
-
-    >>> check_left_out(None, None, "mask")
-    >>> check_left_out(torch.ones(2), None, "mask")
-    Traceback (most recent call last):
-    secateur.types.InputError: this graph was made without mask: leave it out, or cut the model again with an example that has it
-    """
-    if value is not default and (isinstance(value, Tensor) or type(value) is not type(default) or value != default):
-        raise InputError(
-            f"this graph was made without {name}: leave it out, or cut the model again with an example that has it"
         )

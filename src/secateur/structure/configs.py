@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from secateur.structure.axes import Atom, Axis, Prod, Sum, atoms, product, resolve
 from secateur.structure.infer import Structure
@@ -31,6 +30,7 @@ from secateur.structure.rebuilding import (
     shapes_of,
     sizes_of,
 )
+from secateur.trees import changed
 from secateur.types import Sites
 
 __all__ = ["ConfigWidth", "config_edits", "config_widths", "edits_of", "kept_steps"]
@@ -169,7 +169,7 @@ class _WidthSearch:
         """Whether a rebuilt model takes the example inputs, on the meta device."""
         graph = self.structure.graph
         with torch.device("meta"), torch.no_grad():
-            inputs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (graph.args, dict(graph.kwargs)))
+            inputs = changed((graph.args, dict(graph.kwargs)), lambda x: x.to("meta"))
             try:
                 rebuilt.eval()(*inputs[0], **inputs[1])
             except Exception:  # noqa: BLE001  (sizes that do not fit, or a value that meta tensors do not have)

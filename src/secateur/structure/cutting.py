@@ -19,15 +19,18 @@ from secateur.structure.accepted import require_inputs
 from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
+from secateur.structure.circumstances import circumstances
 from secateur.structure.configs import config_edits
 from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
+from secateur.structure.graph_parts import GraphPart
 from secateur.structure.guesses import proposals
 from secateur.structure.held import held, hold
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
+from secateur.structure.parting import parting_place
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.trace import model_line
@@ -196,11 +199,12 @@ def _graph_form(
         try:
             traced = graph_structure(reference.model, structure.graph, free)
             gone = traced.gone(reference.keep)
+            set_attributes(small, plan.attributes)  # its parts show the numbers of torch's layers
             graph = graph_form(small, traced, gone, train_mode(reference.model, traced.graph))
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
             shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))
-            require_inputs(graph, shapes, traced.graph.free)
+            require_inputs(graph, shapes, traced.graph.free, circumstances(reference.model, reference.inputs))
             return CutModel(graph, plan, verification)
         except VerificationError:
             if not free:
@@ -238,12 +242,24 @@ def _module_form(
             verification = _verified(cases, small, plan, gone, tolerance)
             return CutModel(small, Plan(plan.rows, attributes), verification)
         except VerificationError as error:
-            failure = failure or error
+            failure = failure or _with_place(error, cases.reference, small, form)
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
             failure = failure or CutError(_cannot_run(small, structure, form, error) + _uneven(cases.reference))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
     raise failure
+
+
+def _with_place(error: VerificationError, reference: Reference, small: nn.Module, form: Form) -> VerificationError:
+    """The error with the line that stands in the way, where a graph would do."""
+    if form != "module" or reference.structure is None or reference.structure.graph.without_form:
+        return error
+    if not (place := parting_place(reference, small)):
+        return error
+    return VerificationError(
+        f"cut: the smaller {type(small).__name__} answers otherwise than the masked one, from {place} on: what the code does there hangs "
+        'on a size that the cut changes. Allow form="graph", leave the site out with ignore=., or change the code'
+    )
 
 
 def _attribute_sets(
@@ -378,7 +394,7 @@ def _blame(model: nn.Module, structure: Structure) -> str:
     """The innermost module whose forward fails, for the error message."""
     entered: list[str] = []
     handles = []
-    for path, module in model.named_modules():
+    for path, module in ((p, m) for p, m in model.named_modules() if not isinstance(m, GraphPart)):
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: entered.append(path or "the model")))
         handles.append(module.register_forward_hook(lambda _m, _a, _o: _forget(entered)))
     try:

@@ -29,7 +29,7 @@ from secateur.structure.outputs import Holdings, Stored, opaque_type
 from secateur.structure.traceable import LongSizesError, by_shapes, open_lengths
 from secateur.trees import TreeDef, tensors_within
 
-__all__ = ["Export", "answers_otherwise", "export", "program_inputs"]
+__all__ = ["Export", "answers_otherwise", "differ", "export", "program_inputs"]
 
 _exporter = threading.Lock()  # torch.export, and Python's warnings, work in one thread at a time
 
@@ -73,7 +73,7 @@ def export(
     as_it_runs: bool = False,
     free: bool = False,
 ) -> Export:
-    """Return the exported program of the model.
+    """Return the exported program of the model, which is given copies of the inputs, as the exporter leaves marks on tensors.
 
     The exporter drops what is computed and never read, such as the head that a wrapper leaves out. The modules that ran
     without leaving a trace of their parameters are exported with their results.
@@ -87,10 +87,10 @@ def export(
     """
 
     def attempt(silent: Sequence[nn.Module]) -> Export:
-        for shapes in (_any_shapes(args, kwargs), _any_shapes(args, kwargs, dims=1)) if free else ():
+        for open_dims in (ALL, 1) if free else ():
             with suppress(LongSizesError):
-                return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), shapes)
-        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), None)
+                return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs), open_dims)
+        return _export(model, args, kwargs, values or {}, _Tap(model, silent, as_it_runs))
 
     exported = attempt(())
     silent = _silent(model, exported, touched)
@@ -111,18 +111,20 @@ def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) 
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap, shapes: Any
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], values: Decided, tap: _Tap, open_dims: int = 0
 ) -> Export:
+    inputs = fresh(args, kwargs)
+    _open_sizes(inputs, open_dims)
     with (
         _exporter,
         _quiet(),
         _empty_buffers_apart(model),
         by_shapes() as traceable,
-        nullcontext() if shapes is None else open_lengths(),
+        open_lengths() if open_dims else nullcontext(),
         deciding_as(values) as begin,
         tap.listening(begin),
     ):
-        program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
+        program = torch.export.export(model, *inputs, strict=False)
     _fit_any_layout(program)
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.
@@ -144,14 +146,18 @@ def _fit_any_layout(program: ExportedProgram) -> None:
             module.recompile()
 
 
-def _any_shapes(args: tuple[Any, ...], kwargs: dict[str, Any], dims: int | None = None) -> Any:
-    """Every size of the inputs, or those of the first dimensions, as one that the exporter may leave open."""
-    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for leaf in pytree.tree_leaves((args, kwargs)):
-        if isinstance(leaf, Tensor):
-            count = leaf.dim() if dims is None else min(dims, leaf.dim())
-            shapes[leaf] = [torch.export.Dim.AUTO] * count + [torch.export.Dim.STATIC] * (leaf.dim() - count)
-    return shapes
+ALL = 99
+"""More dimensions than any tensor has."""
+
+
+def _open_sizes(inputs: Any, open_dims: int) -> None:
+    """Mark the sizes of the first dimensions as ones that the exporter may leave open.
+
+    Marks, as `dynamic_shapes` are matched with inputs by the names of the signature, in which those of ``**kwargs`` are none.
+    """
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and (dims := range(min(open_dims, leaf.dim()))):
+            torch._dynamo.maybe_mark_dynamic(leaf, list(dims))
 
 
 OTHERWISE, OTHERWISE_IN_HALF = 1e-3, 3e-2
@@ -178,9 +184,16 @@ def answers_otherwise(
     returned = compared_tensors(
         [x for x, spec in zip(outputs, specs, strict=False) if spec.kind is OutputKind.USER_OUTPUT]
     )
+    return [t.shape for t in expected] == [t.shape for t in returned] and differ(expected, returned)
+
+
+def differ(expected: list[Tensor], returned: list[Tensor]) -> bool:
+    """Whether answers are others than those expected, beyond rounding, as far as they can be compared.
+
+    >>> differ([torch.ones(2)], [torch.ones(2) + 1e-5]), differ([torch.ones(2)], [torch.ones(3)])
+    (False, True)
+    """
     if any(t.is_meta for t in expected) or not is_usable(expected):
-        return False
-    if [t.shape for t in expected] != [t.shape for t in returned]:
         return False
     limit = OTHERWISE_IN_HALF if any(t.dtype.itemsize < 4 for t in expected) else OTHERWISE
     return difference(expected, returned) > limit

@@ -12,13 +12,15 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from secateur.state import own_tensors
 from secateur.structure.axes import Atom
 from secateur.structure.both_modes import with_train_mode
 from secateur.structure.free_sizes import Arithmetic
+from secateur.structure.graph_parts import CutGraph, GraphPart, mode_of, part_tree
 from secateur.structure.infer import Structure, infer
 from secateur.structure.literals import new_sizes
 from secateur.structure.modes import TrainMode, require_mode
-from secateur.structure.nodes import named_arguments, set_arguments
+from secateur.structure.nodes import innermost, named_arguments, set_arguments
 from secateur.structure.rules import op_name
 from secateur.structure.signature import called_like
 from secateur.structure.trace import Graph, exported_like, trace
@@ -38,15 +40,18 @@ def graph_form(small: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
     if structure.graph.opaque:
         raise CutError(f"a graph cannot return a {structure.graph.opaque}; return tensors in tuples, lists or dicts")
     root = _holder(small, structure.graph, program)
-    inner = {id(g): _rewritten(structure, g, gone, train) for g in _graphs(structure)}
+    modes = {
+        node: mode_of(root, innermost(node)) if node.graph is program.graph else "training" for node in train.arguments
+    }
+    inner = {id(g): _rewritten(structure, g, gone, train, modes) for g in _graphs(structure)}
     for name, module in program.graph_module.named_children():
         if isinstance(module, GraphModule):
-            root.add_module(name, GraphModule(module, inner[id(module.graph)]))
+            root._modules[name] = CutGraph(module, inner[id(module.graph)], name)
     graph = _top_graph(small, structure, program, inner[id(program.graph)])
-    graph_module = GraphModule(root, graph, class_name=f"Cut{type(small).__name__}")
+    graph_module = CutGraph(root, graph, f"Cut{type(small).__name__}")
     require_mode(graph_module, train)
-    # Where train mode is refused, the graph does not begin with it.
-    graph_module.train(small.training and not train.differs)
+    if train.differs:
+        graph_module.eval()  # it does not begin with what it refuses
     return graph_module
 
 
@@ -54,26 +59,16 @@ def _graphs(structure: Structure) -> list[fx.Graph]:
     return list({id(node.graph): node.graph for node in structure.values}.values())
 
 
-def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> nn.Module:
-    """A tree of bare modules with the parameters and buffers where they were."""
-    root = nn.Module()
-    state = {
-        **dict(small.named_parameters(remove_duplicate=False)),
-        **dict(small.named_buffers(remove_duplicate=False)),
-    }
-    persistent_names = set(small.state_dict())
-    for name, tensor in state.items():
-        path, _, attribute = name.rpartition(".")
-        module = _submodule(root, path)
-        if isinstance(tensor, nn.Parameter):
-            module.register_parameter(attribute, tensor)
-        else:
-            module.register_buffer(attribute, tensor, persistent=name in persistent_names)
+def _holder(small: nn.Module, graph: Graph, program: ExportedProgram) -> GraphPart:
+    """The parts of the model, with what else the graph reads."""
+    root, state = part_tree(small), own_tensors(small)
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
     for name in dict.fromkeys([*graph.tensors.values(), *constants.values()]):
         if name not in state:
             path, _, attribute = name.rpartition(".")
-            _submodule(root, path).register_buffer(attribute, _constant(small, program, name), persistent=False)
+            holder = root.get_submodule(path)
+            holder._buffers[attribute] = _constant(small, program, name)
+            holder._non_persistent_buffers_set.add(attribute)
     return root
 
 
@@ -85,14 +80,6 @@ def _constant(small: nn.Module, program: ExportedProgram, name: str) -> Tensor:
         tensor = program.constants[name]
     assert isinstance(tensor, Tensor)
     return tensor
-
-
-def _submodule(root: nn.Module, path: str) -> nn.Module:
-    for part in path.split(".") if path else []:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    return root
 
 
 def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
@@ -122,8 +109,10 @@ def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if x.dim() and len(x) == 1 else x
 
 
-def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor], train: TrainMode) -> fx.Graph:
-    """A copy of a graph in which every argument that is a size has its new value."""
+def _rewritten(
+    structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor], train: TrainMode, modes: Mapping[Node, str]
+) -> fx.Graph:
+    """A copy of a graph in which every argument that is a size has its new value, and those of train mode follow `modes`."""
     new = fx.Graph()
     copies: dict[Node, Node] = {}
     free = structure.graph.free
@@ -139,15 +128,15 @@ def _rewritten(structure: Structure, old: fx.Graph, gone: Mapping[Atom, Tensor],
         if free is not None and node in free.arguments:
             _compute_sizes(node, copy, free.arguments[node], arithmetic)
         if node in train.arguments:
-            _follow_mode(copy, train.arguments[node])
+            _follow_mode(copy, train.arguments[node], modes[node])
     return new
 
 
-def _follow_mode(copy: Node, in_training: Mapping[str, Any]) -> None:
+def _follow_mode(copy: Node, in_training: Mapping[str, Any], mode_name: str) -> None:
     """Give an op other arguments in train mode."""
     now = named_arguments(copy)
     with copy.graph.inserting_before(copy):
-        mode = copy.graph.create_node("get_attr", "training")
+        mode = copy.graph.create_node("get_attr", mode_name)
         chosen = {
             name: mode
             if (value, now[name]) == (True, False)

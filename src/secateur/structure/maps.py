@@ -17,7 +17,7 @@ from secateur.structure.flow import Flow, Read
 from secateur.structure.infer import Structure
 from secateur.structure.layers import MOVES
 from secateur.structure.makers import root_of
-from secateur.structure.ops import NORMS, product_of, writes
+from secateur.structure.ops import NORMS, bind, product_of, writes
 from secateur.structure.ops import POOLS as MAP_BY_MAP
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.reductions import POOLS
@@ -28,8 +28,6 @@ __all__ = ["MapPass", "feature_maps", "watching"]
 
 PASSED = {*MOVES, *MAP_BY_MAP, *POOLS, "mean", "dropout", "feature_dropout"} - {"select", "slice"}
 """Ops between a map and the layer that reads it."""
-
-RECTIFIERS = {"relu", "relu6"}
 
 
 def feature_maps(structure: Structure, reads: Mapping[str, tuple[Read, ...]]) -> dict[str, tuple[Read, ...]]:
@@ -200,7 +198,12 @@ NEW = {torch.ops.aten.relu.default, torch.ops.aten.add.Tensor}
 def _map_of(structure: Structure, read: Read) -> Read:
     plain = _back(structure, read, PASSED)
     behind_norm = _back(structure, plain, PASSED | NORMS)
-    return behind_norm if op_name(behind_norm.source) in RECTIFIERS else plain
+    return behind_norm if _is_rectifier(behind_norm.source) else plain
+
+
+def _is_rectifier(node: Node) -> bool:
+    """Whether an op leaves out what is below zero; a ReLU6 is traced as what clamps between two numbers."""
+    return op_name(node) in {"relu", "relu6"} or (op_name(node) == "hardtanh" and bind(node, {})["min_val"] == 0)
 
 
 def _back(structure: Structure, read: Read, passed: set[str]) -> Read:

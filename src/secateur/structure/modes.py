@@ -15,8 +15,10 @@ from torch.utils import _pytree as pytree
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.export import export
+from secateur.structure.graph_parts import mode_of
 from secateur.structure.nodes import named_arguments, tensor_holders
-from secateur.structure.trace import Graph, where
+from secateur.structure.signature import Signed
+from secateur.structure.trace import Graph, model_line, where
 from secateur.types import InputError
 
 __all__ = ["TrainMode", "require_mode", "train_mode"]
@@ -30,11 +32,13 @@ class TrainMode:
         arguments: arguments of ops that are others in train mode, by name.
         counters: buffers that count the batches, with what is added for each.
         differs: where other ops run, in words; empty where none do.
+        in_branches: whether some of these ops are in branches of ``torch.cond``, which see the mode of the whole alone.
     """
 
     arguments: Mapping[Node, Mapping[str, Any]] = field(default_factory=dict)
     counters: Mapping[str, Any] = field(default_factory=dict)
     differs: str = ""
+    in_branches: bool = False
 
 
 class _OtherOpsError(Exception):
@@ -59,8 +63,8 @@ def train_mode(model: nn.Module, graph: Graph) -> TrainMode:
     except _OtherOpsError as error:
         return TrainMode(differs=str(error))
     except Exception as error:  # noqa: BLE001  (whatever the exporter raises)
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        return TrainMode(differs=f"it cannot be exported in train mode ({first})")
+        line = model_line(error)
+        return TrainMode(differs=f"what it does in train mode cannot be traced{f' ({line})' if line else ''}")
 
 
 def _compared(program: ExportedProgram, trained: ExportedProgram) -> TrainMode:
@@ -78,7 +82,8 @@ def _compared(program: ExportedProgram, trained: ExportedProgram) -> TrainMode:
             raise _OtherOpsError("other operations run in train mode")
         if not _alike(_returned(ours), _returned(theirs), same):
             raise _OtherOpsError("it returns something else in train mode")
-    return TrainMode(arguments, {buffers[n.args[0].name]: n.args[1] for n in counting})
+    in_branches = any(node.graph is not program.graph for node in arguments)
+    return TrainMode(arguments, {buffers[n.args[0].name]: n.args[1] for n in counting}, in_branches=in_branches)
 
 
 def _pairs(ours: GraphModule, theirs: GraphModule) -> Iterator[tuple[fx.Graph, fx.Graph]]:
@@ -138,30 +143,46 @@ def require_mode(graph: GraphModule, train: TrainMode) -> None:
         graph: the graph; it is changed.
         train: how train mode differs.
     """
-    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    codegen = graph.graph._codegen
+    assert isinstance(codegen, Signed)
     graph.meta["eval_only"] = train.differs
-    if not (train.differs or train.counters):
-        return
+    if train.differs:
+        codegen.checks.append((check_eval, train.differs))
+    elif train.in_branches:
+        codegen.checks.append((check_alike, ""))
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     with graph.graph.inserting_before(holders[-1].next):
-        mode = graph.graph.create_node("get_attr", "training")
-        if train.differs:
-            graph.graph.call_function(check_mode, (mode, train.differs))
         for name, step in train.counters.items():
+            mode = graph.graph.create_node("get_attr", mode_of(graph, name.rpartition(".")[0]))
             graph.graph.call_function(count, (mode, graph.graph.create_node("get_attr", name), step))
     graph.recompile()
 
 
-def check_mode(training: bool, reason: str) -> None:
-    """Refuse to run in train mode.
+def check_eval(graph: nn.Module, reason: str) -> None:
+    """Refuse to run where a part is in train mode.
 
-    >>> check_mode(True, "train mode runs aten.rand")
+    >>> check_eval(nn.Sequential(nn.ReLU()), "train mode runs aten.rand")
     Traceback (most recent call last):
     secateur.types.InputError: this graph computes what the model does in eval mode alone: train mode runs aten.rand. Call...
     """
-    if training:
+    if any(module.training for module in graph.modules()):
         raise InputError(
             f"this graph computes what the model does in eval mode alone: {reason}. Call .eval() on it first; to train it, "
             "cut a model whose layers read the mode, as torch's do, or one that needs no graph"
+        )
+
+
+def check_alike(graph: nn.Module, _words: str) -> None:
+    """Refuse to run where parts are in other modes than the whole.
+
+    >>> check_alike(nn.Sequential(nn.ReLU().eval()), "")
+    Traceback (most recent call last):
+    secateur.types.InputError: a part of this graph is in another mode than the whole, which branches of torch.cond cannot...
+    """
+    if any(module.training is not graph.training for module in graph.modules()):
+        raise InputError(
+            "a part of this graph is in another mode than the whole, which branches of torch.cond cannot follow: call .train() or "
+            ".eval() on the graph itself"
         )
 
 

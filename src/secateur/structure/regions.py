@@ -18,13 +18,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
-from secateur.state import called, evaluating, first_names, own_tensors, split_inputs
+from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
 from secateur.structure.both_modes import trace_both, train_traces
 from secateur.structure.carriers import Uses, both_uses
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, first_line
 from secateur.structure.watch import watch
-from secateur.trees import changed, tensors_within
+from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
 
 __all__ = ["Alone", "called_with", "trace_regions"]
@@ -83,7 +83,7 @@ def trace_regions(model: nn.Module, example_inputs: ExampleInputs, whole: TraceE
     """
     args, kwargs = split_inputs(example_inputs)
     with evaluating(model), private_draws():
-        called(model, *_copied((args, kwargs)))
+        called(model, args, kwargs)
     regions: list[Region] = []
     candidates = _below(model, "")
     while candidates:
@@ -105,12 +105,6 @@ def called_with(inputs: Inputs) -> tuple[Any, ...]:
     return (str(spec), *described)
 
 
-def _copied(inputs: Inputs) -> Inputs:
-    """The same inputs, into which a forward pass may write."""
-    args, kwargs = changed(inputs, lambda tensor: tensor.detach().clone())
-    return args, kwargs
-
-
 def _below(model: nn.Module, path: str) -> list[str]:
     """The submodules of a module that have units of their own: two matrices or more, one of which makes what another reads."""
     prefix, module = path + "." if path else "", model.get_submodule(path)
@@ -128,14 +122,14 @@ def _recorded(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> dict[st
             distinct = calls.setdefault(path, {})
             key = called_with((args, kwargs))
             if key not in distinct and len(distinct) < CALLS:
-                distinct[key] = _copied((args, kwargs))
+                distinct[key] = fresh(args, kwargs)
 
         return note
 
     with evaluating(model), private_draws():
         handles = [model.get_submodule(p).register_forward_pre_hook(hook(p), with_kwargs=True) for p in paths]
         try:
-            args, kwargs = _copied(inputs)
+            args, kwargs = fresh(*inputs)
             model(*args, **kwargs)
         finally:
             for handle in handles:
@@ -162,7 +156,7 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
             }
         if graph.uses is None:
             with evaluating(alone), private_draws():
-                graph = replace(graph, uses=watch(alone, *_copied((graph.args, dict(graph.kwargs))))[0])
+                graph = replace(graph, uses=watch(alone, *fresh(graph.args, graph.kwargs))[0])
         regions.append(Region(path, graph))
     return regions
 
@@ -218,7 +212,7 @@ def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tup
     """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, and of modules that run."""
     uses = _Outside({id(tensor) for tensor in own_tensors(model).values()})
     with evaluating(model), private_draws(), uses.entering(map(model.get_submodule, paths)), uses:
-        args, kwargs = _copied(inputs)
+        args, kwargs = fresh(*inputs)
         model(*args, **kwargs)
     return uses.used, uses.ran
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
 
-from secateur.structure.accepted import PLAIN, check_left_out
+from secateur.structure.entries import PLAIN, check_left_out, leaves_like
 
-__all__ = ["RETURNED_BESIDES", "called_like"]
+__all__ = ["RETURNED_BESIDES", "Signed", "called_like"]
 
 RETURNED_BESIDES: Mapping[str, Any] = {"use_cache": False}
 """Arguments that ask for what is returned besides, with the value that asks for nothing: a graph is called without them."""
@@ -19,9 +20,7 @@ RETURNED_BESIDES: Mapping[str, Any] = {"use_cache": False}
 Parameter = inspect.Parameter
 
 
-def called_like(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spec: Any, out_spec: Any
-) -> _PyTreeCodeGen:
+def called_like(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], spec: Any, out_spec: Any) -> Signed:
     """Return what writes the code of a graph, with the signature of `model`.
 
     Args:
@@ -29,49 +28,69 @@ def called_like(
         args, kwargs: what it was traced with.
         spec, out_spec: the forms of inputs and outputs.
     """
-    parameters = inspect.signature(model.forward).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    positional = [
-        n for n, p in parameters.items() if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if Parameter.VAR_POSITIONAL in kinds or len(args) > len(positional):
-        return _PyTreeCodeGen(_PyTreeInfo([f"arg{i}" for i in range(len(args))] + list(kwargs), spec, out_spec))
-    traced = dict(zip([*positional[: len(args)], *kwargs], [*args, *kwargs.values()], strict=True))
-    return _Signed(_PyTreeInfo(list(traced), spec, out_spec), list(parameters.values()), traced, len(args))
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    names = [*positional[: len(args)], *(f"arg{i}" for i in range(len(positional), len(args))), *kwargs]
+    traced = dict(zip(names, [*args, *kwargs.values()], strict=True))
+    return Signed(_PyTreeInfo(list(traced), spec, out_spec), parameters, traced, len(args))
 
 
-class _Signed(_PyTreeCodeGen):
-    """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out."""
+class Signed(_PyTreeCodeGen):
+    """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out.
+
+    Attributes:
+        checks: what looks at the graph itself before it runs, with what to say where it refuses.
+    """
 
     def __init__(
         self, info: _PyTreeInfo, parameters: list[Parameter], traced: Mapping[str, Any], positional: int
     ) -> None:
         super().__init__(info)
-        named = [p for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
+        named = [p for p in parameters if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+        more = [p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL]
         rest = [p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD]
-        self.heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]
+        heads = [_declared(p, traced) for p in named if p.kind is not Parameter.KEYWORD_ONLY]
         by_keyword = [_declared(p, traced) for p in named if p.kind is Parameter.KEYWORD_ONLY]
-        more = [name for name in traced if name not in {p.name for p in named}]
-        by_keyword += [f"{name}={RETURNED_BESIDES[name]}" if _is_besides(name, traced) else name for name in more]
-        self.heads += [*(["*", *by_keyword] if by_keyword else []), *(f"**{name}" for name in rest)]
-        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced] + [
-            (name, "{}") for name in rest
-        ]
-        values = list(traced)
-        inner = ", ".join(f"{name!r}: {name}" for name in values[positional:])
-        self.values = f"([{', '.join(values[:positional])}], {{{inner}}}), self._in_spec"
+        by_position, by_name = list(traced)[:positional], list(traced)[positional:]
+        others = [name for name in by_name if name not in {p.name for p in named}]
+        by_keyword += [f"{name}={RETURNED_BESIDES[name]}" if _is_besides(name, traced) else name for name in others]
+        separator = [f"*{name}" for name in more] or (["*"] if by_keyword else [])
+        self.heads = [*heads, *separator, *by_keyword, *(f"**{name}" for name in rest)]
+        self.left_out = [(p.name, _literal(p.default)) for p in named if p.name not in traced]
+        self.left_out += [(name, "{}") for name in rest]
+        by_position = [name for name in by_position if name in {p.name for p in named}]
+        if len(by_position) < positional:
+            by_position += [f"*{name}" for name in more]
+        else:
+            self.left_out += [(name, "()") for name in more]
+        self.values = f"[{', '.join(by_position)}], {{{', '.join(f'{name!r}: {name}' for name in by_name)}}}"
+        self.names = tuple(traced)
+        self.checks: list[tuple[Callable[[nn.Module, str], None], str]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As examples of their forms, since torch's specs of leaves cannot be pickled without a warning.
+        names, *specs = self.pytree_info
+        forms = [pytree.tree_unflatten(range(spec.num_leaves), spec) for spec in specs if spec is not None]
+        return {**vars(self), "pytree_info": (names, *forms)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names, *forms = state["pytree_info"]
+        vars(self).update(state, pytree_info=_PyTreeInfo(names, *map(pytree.tree_structure, forms)))
 
     def gen_fn_def(self, free_vars: list[str], maybe_return_annotation: str, *, expanded_def: bool = False) -> str:
         """Write the first lines of the forward pass."""
         text = f"def {self._func_name}({', '.join(['self', *self.heads])}){maybe_return_annotation}:"
         for name, default in self.left_out:
             text += f"\n    check_left_out({name}, {default}, {name!r})"
+        for check, words in self.checks:
+            text += f"\n    {check.__name__}(self, {words!r})"
         bare = [variable.split(":")[0].split("#")[0] for variable in free_vars]
-        return text + f"\n    {', '.join(bare)}, = fx_pytree.tree_flatten_spec({self.values})"
+        return text + f"\n    {', '.join(bare)}, = leaves_like({self.values}, self._in_spec, {self.names})"
 
     def additional_globals(self) -> list[tuple[str, Any]]:
         """What the first lines call."""
-        return [("check_left_out", check_left_out)]
+        functions = [check_left_out, leaves_like, *(check for check, _ in self.checks)]
+        return [(function.__name__, function) for function in functions]
 
 
 def _is_besides(name: str, traced: Mapping[str, Any]) -> bool:

@@ -162,7 +162,7 @@ def trace(
     check_module(model, "trace")
     check_readable(model, "trace")
     check_ordinary(model, "trace")
-    args, kwargs = split_inputs(example_inputs)
+    args, kwargs = fresh(*split_inputs(example_inputs))
     if quick:
         with _one_pass(model, training) as calls:
             recorded = _recorded(model, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product, resolve
+from secateur.structure.rules.elementwise import covers, pointwise
 from secateur.structure.rules.registry import Call, Value, fixed_value, freeze_all, output_shapes, rule
 
 
@@ -114,8 +115,6 @@ def grouped_product(call: Call) -> Value:
 
 @rule("addmm", "baddbmm", "addbmm")
 def add_matmul(call: Call) -> Value:
-    from secateur.structure.rules.elementwise import covers, pointwise
-
     a = call["mat1"] or call["batch1"]
     product_value = matrix_product(call, a, call["mat2"] or call["batch2"])
     bias: Value = call["self"]
@@ -206,14 +205,12 @@ def _einsum(call: Call, terms: list[str], right: str, operands: list[Value]) -> 
     owners: dict[str, list[Value]] = {}
     for term, value in zip(terms, operands, strict=True):
         for dim, (letter, axis) in enumerate(zip(term, value.axes, strict=True)):
-            owners.setdefault(letter, []).append(value)
             call.role(value, dim, "out" if letter in right else "in")
-            if axis.size == 1 and letter in axes:
-                continue
             if letter in axes and axes[letter].size == axis.size:
                 call.unify(axes[letter], axis)
-            else:
-                axes[letter] = axis
+                owners[letter].append(value)
+            elif letter not in axes or axis.size > 1:  # of one entry, it is repeated along the others' axis
+                axes[letter], owners[letter] = axis, [value]
     for letter, axis in axes.items():
         if letter not in right and not any(v.zero for v in owners[letter]):
             call.freeze(axis, because="summed with values that masking does not make zero")
@@ -259,15 +256,17 @@ def attention(call: Call) -> Value:
     call.unit(value.axes[-1], "head dimension")
     freeze(key.axes[-2], "attended over")
     freeze(query.axes[-2], "attended from")
-    batch = list(_batch_axes(call, query.axes[:-2], value.axes[:-2]))
+    heads = 3 if call["enable_gqa"] else 2  # which of grouped queries are not those of keys and values
+    batch = _batch_axes(call, query.axes[:-heads], value.axes[:-heads])
+    _batch_axes(call, query.axes[:-heads], key.axes[:-heads])
     if call["enable_gqa"]:
-        batch = [*query.axes[:-3], _grouped_heads(call, query.axes[-3], key.axes[-3], value.axes[-3])]
-    else:
-        _batch_axes(call, query.axes[:-2], key.axes[:-2])
+        batch = (*batch, _grouped_heads(call, query.axes[-3], key.axes[-3], value.axes[-3]))
     if mask is not None:
-        _batch_axes(call, tuple(batch), mask.axes[:-2])
+        _batch_axes(call, batch, mask.axes[:-2])
         freeze(product(*mask.axes[-2:]), "attention mask")
-    return Value((*batch, query.axes[-2], value.axes[-1]), value.zero)
+    axes = (*batch, query.axes[-2], value.axes[-1])
+    # Without a query, all values count alike: only what the values have themselves is zero.
+    return Value(axes, value.zero and covers(value, call.shape, [Value(axes)]))
 
 
 def _grouped_heads(call: Call, query: Axis, key: Axis, value: Axis) -> Axis:

@@ -59,7 +59,8 @@ def keeps_zero(call: Call) -> Value | list[Value]:
     bounds = [call[k] for k in ("min_val", "threshold", "value") if isinstance(call[k], (int, float))]
     moved = any(b > 0 for b in bounds)  # hardtanh(x, 1, 6) and threshold(x, 1, 6) move zero
     result = pointwise(call, values, values[0].zero and not moved)
-    return [result, result] if isinstance(call.node.meta.get("val"), tuple) else result
+    # The mask of a dropout comes beside it.
+    return [result, Value(result.axes, zero=False)] if isinstance(call.node.meta.get("val"), tuple) else result
 
 
 @rule(*LOSE_ZERO.split(), *COMPARE.split())
@@ -161,5 +162,5 @@ def fill(call: Call) -> Value:
 
 @rule("copy")
 def copy(call: Call) -> Value:
-    target, source = call["self"], call["src"]
-    return pointwise(call, [target, source], target.zero and source.zero)
+    values = [call["self"], call["src"]]
+    return pointwise(call, values, values[1].zero and covers(values[1], call.shape, values))

@@ -11,7 +11,7 @@ from typing import Any
 from torch.fx import Node
 
 from secateur.structure.axes import Axis, factor, fixed, freeze, is_fixed, product
-from secateur.structure.rules.elementwise import pointwise
+from secateur.structure.rules.elementwise import covers, pointwise
 from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, output_shapes, rule
 
 
@@ -58,11 +58,14 @@ def reduce_extreme(call: Call) -> Value | list[Value]:
     """An extreme over removed units would compare with their zeros in the masked model: the axis is frozen."""
     x: Value = call["self"]
     if call["other"] is not None:  # max(a, b) entry by entry
-        return pointwise(call, [x, call["other"]], x.zero and call["other"].zero)
+        values = [x, call["other"]]
+        return pointwise(call, values, all(v.zero and covers(v, call.shape, values) for v in values))
     dims = _dims(call["dim"], len(x.axes))
     call.freeze(*(x.axes[d] for d in dims), because="an extreme of all entries")
     value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
-    return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+    # The places of extremes, which come second, are any where all is zero.
+    places = Value(value.axes, zero=False)
+    return [value, places] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
 
 @rule(
@@ -112,7 +115,7 @@ def softmax(call: Call) -> Value:
 def batch_norm(call: Call) -> Value | list[Value]:
     x: Value = call["input"]
     weight, bias = call["weight"], call["bias"]
-    channels = x.axes[1] if len(x.axes) > 1 else x.axes[0]
+    channels = x.axes[1]
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call[name] is not None:
             call.unify(channels, call[name].axes[0])
@@ -147,11 +150,10 @@ def layer_norm(call: Call) -> Value | list[Value]:
     scaled = weight is not None and weight.zero and (bias is None or bias.zero)
     zero = bool((scaled and (earlier_fixed or (x.zero and bias is None))) or (x.zero and not centred and bias is None))
     value = Value(x.axes, zero)
-    return [value, *_rest(call)] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
-
-
-def _rest(call: Call) -> list[Value]:
-    return [Value(tuple(fixed(s) for s in shape), False) for shape in output_shapes(call.node)[1:]]
+    # The statistics come out beside it: one number for all that they are taken over.
+    statistics = Value((*x.axes[:-count], *(fixed(1) for _ in range(count))), zero=False)
+    rest = [statistics] * (len(output_shapes(call.node)) - 1)
+    return [value, *rest] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
 
 @rule("group_norm")

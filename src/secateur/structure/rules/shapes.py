@@ -187,11 +187,14 @@ def cat(call: Call) -> Value:
     return Value(tuple(axes), all(v.zero for v in values))
 
 
-@rule("stack", "vstack", "hstack")
-def stack(call: Call) -> Value | list[Value]:
+@rule("vstack", "hstack")
+def stack_along(call: Call) -> Value | list[Value]:
+    return freeze_all(call, "stacked")
+
+
+@rule("stack")
+def stack(call: Call) -> Value:
     values: list[Value] = list(call["tensors"])
-    if (call.node.target is not None and "vstack" in str(call.node.target)) or "hstack" in str(call.node.target):
-        return freeze_all(call, "stacked")
     dim = (call["dim"] or 0) % (len(values[0].axes) + 1)
     axes = list(values[0].axes)
     for value in values[1:]:
@@ -300,7 +303,7 @@ def fold(call: Call) -> Value:
     x: Value = call["self"]
     kernel = prod(call["kernel_size"])
     channels, taps = _regroup(call, [x.axes[-2]], [x.axes[-2].size // kernel, kernel])
-    freeze(taps, "kernel size")
+    freeze(product(taps, x.axes[-1]), "kernel size and places")
     return Value((*x.axes[:-2], channels, *(fixed(s, "spatial axis") for s in call.shape[-2:])), x.zero)
 
 
