@@ -10,7 +10,8 @@ import pytest
 import sympy
 import torch
 
-from secateur.structure.accepted import Shapes, check_left_out, check_shape, check_value, in_span, span_in_words
+from secateur.structure.accepted import Shapes, check_shape, check_value, in_span, span_in_words
+from secateur.structure.entries import check_left_out
 from secateur.structure.frames import ShapedFrame
 from secateur.structure.free_sizes import FreeSizes
 from secateur.structure.tried_shapes import _greater, _in_steps, _less, shapes_taken
