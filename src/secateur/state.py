@@ -124,7 +124,7 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
     """
     look_into(example_inputs)
-    args, kwargs = arguments_of(example_inputs)
+    args, kwargs = _apart(*arguments_of(example_inputs))
     input_tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     if not input_tensors:
         raise InputError(
@@ -138,6 +138,18 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     if any(bool(torch.isnan(x).any()) for x in input_tensors if not x.is_meta):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     return args, kwargs
+
+
+def _apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs with a copy where one is given twice: a trace would take the two for one, whatever others are given."""
+    leaves, form = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len({id(x) for x in tensors}) == len(tensors):
+        return args, kwargs
+    first = {id(x): number for number, x in reversed(list(enumerate(leaves)))}
+    apart = [x.clone() if isinstance(x, Tensor) and first[id(x)] != number else x for number, x in enumerate(leaves)]
+    separate: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_unflatten(apart, form)
+    return separate
 
 
 def fresh(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -59,7 +59,7 @@ X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize(
     "batch",
-    [Batch(X), Batch(X, torch.ones(3, 1), more={"other": [X]}), Frozen(X), Plain(X)],
+    [Batch(X), Batch(X, torch.ones(3, 1), more={"other": [X.clone()]}), Frozen(X), Plain(X)],
     ids=lambda b: type(b).__name__,
 )
 def test_a_model_that_takes_an_object_is_cut(batch: Any, by_name: bool, normed: bool) -> None:
@@ -72,6 +72,25 @@ def test_a_model_that_takes_an_object_is_cut(batch: Any, by_name: bool, normed: 
     small = sc.cut(model, sites, keep)
     torch.testing.assert_close(small(batch), sc.mask(model, sites, keep)(batch))
     assert batch.pixels is X
+
+
+class Twins(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+
+    def forward(self, left: Tensor, right: Tensor) -> Any:
+        return self.last(self.norm(self.first(left).relu())) - 2 * self.last(self.norm(self.first(right)))
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_one_tensor_that_is_given_twice_is_two_inputs(form: Any) -> None:
+    torch.manual_seed(0)
+    model = Twins()
+    sites = sc.channels(model, (X, X))
+    keep = {"first": torch.arange(8) % 3 != 1}
+    small, masked = sc.cut(model, sites, keep, form=form), sc.mask(model, sites, keep)
+    torch.testing.assert_close(small(X, X + 1), masked(X, X + 1))
 
 
 def test_an_object_that_holds_itself_is_refused() -> None:

@@ -168,9 +168,9 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        nodes = [node for traced in (graph, *train_traces(graph)) for node in traced.nodes]
         self.fed = dependent(graph.inputs)
-        nodes = {node for traced in (graph, *train_traces(graph)) for node in traced.nodes}
-        self.ties = Ties(counted=_counted(graph), batchless=frozenset(nodes - self.fed))
+        self.ties = Ties(counted=_counted(graph), batchless=frozenset(nodes) - self.fed)
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
         self.training = False

@@ -161,7 +161,8 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
             for node, name in traced.tensors.items():
                 tensors[node] = first.get(id(traced.state[name]), name)
     outside, ran = _used_outside(model, {region.path for region in regions}, inputs)
-    borders = find_borders(model, regions, inputs) if _all_ran(model, regions, ran) else Borders(regions)
+    followed = _all_ran(model, regions, ran) and not any(train_traces(region.graph) for region in regions)
+    borders = find_borders(model, regions, inputs) if followed else Borders(regions)
     regions = borders.order
     pinned = {first[key]: "what cannot be traced uses it, too" for key in outside if key in first}
     for region in regions:

@@ -202,11 +202,11 @@ class Sliced:
             rows, drawn = self.rows.get(id(full)), case.draw(name)
             return select_rows(drawn, rows) if rows else drawn.clone()
 
-        def forward(module: nn.Module, inputs: Inputs) -> Any:
+        def run_in_mode(module: nn.Module, inputs: Inputs) -> Any:
             with in_mode(module, self.reference.training):
                 return module(*inputs[0], **inputs[1]) if run is None else run(module, inputs)
 
-        return run_substituted(self.cut, fetch, case.inputs, forward, double=case.double)
+        return run_substituted(self.cut, fetch, case.inputs, run_in_mode, double=case.double)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
