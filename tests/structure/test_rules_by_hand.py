@@ -316,6 +316,8 @@ OPS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[i
         [3],
     ),
     "gather": (ATEN.gather.default, (x(2, 3), 1, torch.zeros(2, 3, dtype=torch.long)), {}, []),
+    "gather of rows": (ATEN.gather.default, (x(2, 3), 0, torch.zeros(4, 3, dtype=torch.long)), {}, []),
+    "gather of columns": (ATEN.gather.default, (x(2, 3), -1, torch.zeros(2, 5, dtype=torch.long)), {}, []),
     "index add": (ATEN.index_add.default, (x(2, 3), 0, torch.tensor([1, 0, 1]), x(3, 3)), {}, [3]),
     "unbind": (ATEN.unbind.int, (x(2, 3), 0), {}, [3]),
     "select": (ATEN.select.int, (x(2, 3), 0, 1), {}, [3]),
