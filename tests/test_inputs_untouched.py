@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -181,3 +181,30 @@ def test_a_graph_of_what_is_given_by_name_takes_any_batch() -> None:
     x, scale = torch.randn(5, 6), torch.randn(5, 6)
     masked = sc.mask(model, result.sites, result.keep)
     torch.testing.assert_close(result.model(x, scale=scale), masked(x, scale=scale))
+
+
+class Nested(nn.Module):
+    """Takes a pair by the names of its fields, and a list that it adds to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, pair: Any, more: list[Tensor]) -> Tensor:
+        more.append(pair.first)
+        made: Tensor = self.b(self.a(pair.first + pair.second + more[0]).relu())
+        return made
+
+
+class Pair(NamedTuple):
+    """Two inputs."""
+
+    first: Tensor
+    second: Tensor
+
+
+def test_what_holds_tensors_is_of_its_own_type_and_as_it_was() -> None:
+    example = (Pair(torch.randn(2, 6), torch.randn(2, 6)), [torch.randn(2, 6)])
+    result = sc.prune(Nested().eval(), example, sparsity=0.4)
+    assert result.report.change is not None
+    assert len(example[1]) == 1

@@ -45,6 +45,14 @@ class AsksForTheInputsGradient(Literal):
         return h * 2 if x.requires_grad else h
 
 
+class AsksForBoth(Literal):
+    """Answers otherwise in either case."""
+
+    def change(self, h: Tensor, x: Tensor) -> Tensor:
+        h = h * 2 if torch.is_grad_enabled() else h
+        return h * 3 if x.requires_grad else h
+
+
 class AsksForTheLayout(Literal):
     """Answers otherwise where its input is not contiguous."""
 
@@ -112,6 +120,20 @@ X = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
 REFUSED: dict[str, tuple[type[nn.Module], Tensor, bool, str, str]] = {
     "gradients": (AsksForGradients, X, True, "where gradients are on", "gradients off"),
     "an input's": (AsksForTheInputsGradient, X.clone().requires_grad_(), True, r"x.detach\(\)", "require no gradients"),
+    "an input's alone": (
+        AsksForTheInputsGradient,
+        X.clone().requires_grad_(),
+        False,
+        r"x.detach\(\)",
+        "require no gradients",
+    ),
+    "both": (
+        AsksForBoth,
+        X.clone().requires_grad_(),
+        False,
+        r"x.detach\(\)",
+        "gradients off and inputs that require no",
+    ),
     "layout": (AsksForTheLayout, X.t().contiguous().t(), False, r"x.contiguous\(\)", "inputs that lie in memory"),
 }
 

@@ -34,10 +34,10 @@ class Literal(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone, self.hidden, self.head = Backbone(), nn.Linear(8, 8), nn.Linear(8, 3, bias=False)
-        self.width, self.table = 8, torch.ones(3)
+        self.width, self.table, self.more = 8, torch.ones(3), nn.ModuleList([nn.Identity(), nn.Dropout(0.2)])
 
     def forward(self, x: Tensor, names: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        h = self.hidden(self.backbone(x)).view(-1, 2, 4).flatten(1)
+        h = self.hidden(self.more[1](self.backbone(x))).view(-1, 2, 4).flatten(1)
         h = nn.functional.dropout(h, 0.1, self.training)
         return {"scores": self.head(h.relu()) * self.table + (0 if names is None else names["bias"])}
 
@@ -67,6 +67,7 @@ MODES: dict[str, Callable[[Any], Any]] = {
     "a layer in eval mode": lambda m: m.train().backbone.norm.eval(),
     "a layer in train mode": lambda m: m.eval().backbone.norm.train(),
     "a layer by its other name": lambda m: m.train().backbone.again.eval(),
+    "a layer by its number": lambda m: m.train().more[1].eval(),
     "the whole alone in train mode": lambda m: (m.eval(), setattr(m, "training", True)),
     "layers by their class": freeze_by_class,
 }
@@ -186,3 +187,15 @@ def test_a_deep_copy_shares_nothing() -> None:
     other.train()
     assert graph.head.weight.any()
     assert not graph.backbone.drop.training
+
+
+def test_a_graph_is_cut_again() -> None:
+    first: Any = pruned().model
+    again = sc.prune(first, {"x": X, "names": NAMES}, sparsity=0.3, latency=False)
+    graph: Any = again.model
+    assert again.report.form == "graph"
+    assert len(graph.backbone.conv.weight) < len(first.backbone.conv.weight)
+    assert isinstance(graph.backbone.norm, nn.BatchNorm2d)
+    with pytest.raises(InputError, match="p of a graph's Dropout cannot be set"):
+        graph.backbone.drop.p = 0.1
+    assert copy.deepcopy(graph)(X, NAMES)["scores"].shape == (9, 3)

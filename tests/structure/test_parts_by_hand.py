@@ -475,7 +475,7 @@ def test_a_region_answers_by_the_graph_of_the_call_and_no_other() -> None:
             ran.append((module, inputs))
             return "answer"
 
-    from secateur.structure.regions import called_with
+    from secateur.structure.borders import called_with
 
     alone: Any = SimpleNamespace(path="body")
     x = torch.ones(2, 3)

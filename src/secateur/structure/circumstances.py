@@ -83,7 +83,11 @@ def _refused(model: nn.Module, answers: list[Tensor], inputs: Inputs, asked: set
 
     if otherwise(_deriving, True):
         # Where inputs that require them make the difference, the graph may run where others are recorded.
-        yield GRADIENTS if otherwise(Tensor.clone, True) else DERIVED_INPUTS
+        with_gradients = otherwise(Tensor.clone, True)
+        if with_gradients:
+            yield GRADIENTS
+        if not with_gradients or otherwise(_deriving, False):
+            yield DERIVED_INPUTS
     if asked & {"is_contiguous", "stride"} and otherwise(_laid_otherwise, False):
         yield LAYOUT
 
@@ -190,7 +194,7 @@ def check_derived_input(x: Any, name: str, _contiguous: bool) -> None:
     Traceback (most recent call last):
     secateur.types.InputError: the code of the model answers otherwise where inputs require gradients, and this graph was made...
     """
-    if x.requires_grad and torch.is_grad_enabled():
+    if x.requires_grad:
         raise InputError(
             f"the code of the model answers otherwise where inputs require gradients, and this graph was made without: give it "
             f"{name}.detach(), or change the code so that it does not ask, and cut the model again"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.calls import usual
 from secateur.randomness import private_draws
-from secateur.state import called, check_finite, check_ordinary, evaluating, split_inputs
+from secateur.state import called, check_finite, check_ordinary, evaluating, fresh, split_inputs
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
@@ -85,7 +85,7 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     check_module(model, "blocks")
     check_ordinary(model, "blocks")
     check_finite(model, "blocks", REPAIR)
-    args, kwargs = split_inputs(example_inputs)
+    args, kwargs = fresh(*split_inputs(example_inputs))
     ignored = set(ignore)
     paths: dict[str, list[str]] = {}
     wrapped: set[str] = set()

@@ -19,8 +19,10 @@ __all__ = ["CutGraph", "GraphPart", "mode_of", "part_tree"]
 
 INTERNAL = set(vars(nn.Module()))
 """The attributes in which a module keeps tensors, submodules, hooks and its mode."""
-MODED = (_NormBase, _DropoutNd)
-"""Layers that do something else in train mode, by whose class code finds them to set their modes."""
+OF_GRAPHS = {*vars(GraphModule(nn.Module(), fx.Graph())), "_in_spec", "_out_spec", "kind", "written"}
+"""The attributes of a graph itself."""
+RECOGNISED = (_NormBase, _DropoutNd, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+"""Layers that do something else in train mode, by whose class code finds them to set their modes, and what is indexed."""
 
 
 class GraphPart(nn.Module):
@@ -46,13 +48,20 @@ class GraphPart(nn.Module):
     @classmethod
     def of(cls, module: nn.Module) -> GraphPart:
         """Return the part for a module, without its submodules."""
-        part = _unpickled_part(type(module))
+        kind = module.base if isinstance(module, GraphPart) else type(module)
+        part = _unpickled_part(kind)
         nn.Module.__init__(part)
-        attributes = {name: value for name, value in vars(module).items() if name not in INTERNAL}
-        if type(module).__module__.startswith("torch.nn."):
-            vars(part).update({name: value for name, value in attributes.items() if not isinstance(value, Tensor)})
-        written = frozenset(name for name, value in attributes.items() if not isinstance(value, Tensor))
-        vars(part).update(kind=type(module).__name__, written=written, training=module.training)
+        attributes = {
+            name: value
+            for name, value in vars(module).items()
+            if name not in INTERNAL | OF_GRAPHS and not isinstance(value, Tensor)
+        }
+        if kind.__module__.startswith("torch.nn."):
+            vars(part).update(attributes)
+        before = vars(module) if isinstance(module, (GraphPart, CutGraph)) else {}
+        vars(part)["kind"] = before.get("kind", kind.__name__)
+        vars(part)["written"] = before.get("written", frozenset(attributes))
+        vars(part)["training"] = module.training
         part._parameters.update(module._parameters)
         part._buffers.update(module._buffers)
         part._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
@@ -97,8 +106,8 @@ CLASSES: dict[type[nn.Module], type[GraphPart]] = {}
 
 
 def _class_for(kind: type[nn.Module]) -> type[GraphPart]:
-    """The class of a part; where code looks for the model's own by its class to set the mode, one that is of it."""
-    if not issubclass(kind, MODED):
+    """The class of a part; one that is of the model's own where code looks for that."""
+    if not issubclass(kind, RECOGNISED):
         return GraphPart
     if kind not in CLASSES:
         CLASSES[kind] = type("GraphPart", (GraphPart, kind), {"base": kind})

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from secateur.structure.graph_parts import INTERNAL
 from secateur.trees import walk
 
 __all__ = ["Holdings", "Stored", "dependent", "idle_parts", "opaque_type", "unread"]
-
-INTERNAL = set(vars(nn.Module()))
-"""The attributes in which a module keeps parameters, buffers, submodules and hooks."""
 
 
 @dataclass(frozen=True)
