@@ -55,6 +55,8 @@ def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
         return replace(graph, untrained=f"it does not run on the example ({first_line(error)})")
     try:
         trained = trace(model, args or kwargs, **{**options, "training": True})
+        if graph.program is None and trained.program is not None:  # the lines of both are compared
+            graph = trace(model, args or kwargs, **{**options, "quick": False})
     except Exception as error:  # noqa: BLE001
         return replace(
             graph,
