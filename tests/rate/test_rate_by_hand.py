@@ -28,7 +28,7 @@ from secateur.rate.samples import SampleLoss
 from secateur.rate.suffix import Suffix
 from secateur.rate.tally import MaskTally, Tally, UnitTally, right_by_class
 from secateur.rate.trying import try_model
-from secateur.rate.units import GraphEngine
+from secateur.rate.units import GraphEngine, _after_reads
 from secateur.structure import channels
 from secateur.structure.flow import Flow
 from secateur.structure.ops import product_of
@@ -358,6 +358,31 @@ def test_units_are_told_done_by_their_share_of_the_samples(samples: int, memory:
     engine = GraphEngine(model, sites, Budget.of(torch.device("cpu"), memory), advance=done.append)
     engine.measure(SampleBatch(x, y), UnitTally(F.cross_entropy, sites))
     assert sum(done) == pytest.approx(sum(site.size for site in sites.values()))
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution", "groups", "two readers"])
+def test_what_follows_units_is_run_from_where_their_readers_are_brought_up_to_date(kind: str) -> None:
+    class TwoReaders(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).tanh()
+            return self.b(h).relu() * self.c(h)  # type: ignore[no-any-return]
+
+    model, x, updated = UPDATED[kind] if kind in UPDATED else (TwoReaders(), ROWS, True)
+    model.eval()
+    program = Programs(model, channels(model, x)).at(SampleBatch(x))
+    reads = next(several for several in program.reads.values() if several)
+    site = _after_reads(program, reads)
+    assert len(site.downdates) == (len(reads) if updated else 0)
+    assert len(site.suffix.shut) == (0 if updated else len(reads))
+    later = 2 * site.suffix.bytes
+    if updated:
+        assert site.unit_bytes == max(3 * sum(bytes_of(read.node) for read in reads) + later, 1)
+    else:
+        assert site.unit_bytes == max(bytes_of(read.source) for read in reads) + later
 
 
 def test_rows_and_groups_of_a_chain_fit_into_what_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

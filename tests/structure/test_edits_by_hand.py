@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secateur.criteria import Magnitude
-from secateur.structure import channels, cut
+from secateur.structure import channels, cut, mask
 from secateur.structure.mend import differs
 
 Make = Callable[[int], nn.Module]
@@ -72,6 +73,20 @@ LAYERS: dict[str, tuple[Tensor, Make]] = {
         lambda n: nn.Sequential(nn.ConvTranspose2d(3, n, 2), nn.ReLU(), nn.ConvTranspose2d(n, 4, 2, stride=2)),
     ),
     "flattened": (MAPS, lambda n: nn.Sequential(nn.Conv2d(3, n, 5), nn.Flatten(), nn.Linear(4 * n, 2))),
+    "conv3d": (
+        torch.randn(2, 3, 4, 4, 4),
+        lambda n: nn.Sequential(nn.Conv3d(3, n, 3), nn.ReLU(), nn.Conv3d(n, 4, 2)),
+    ),
+    "flattened behind a norm": (
+        MAPS,
+        lambda n: nn.Sequential(nn.Conv2d(3, n, 5), nn.BatchNorm2d(n), nn.Flatten(), nn.Linear(4 * n, 2)),
+    ),
+    "norm of rows": (VECTOR, lambda n: nn.Sequential(nn.Linear(3, n), nn.BatchNorm1d(n), nn.ReLU(), nn.Linear(n, 2))),
+    "norm of steps": (STEPS.mT, lambda n: nn.Sequential(nn.Conv1d(3, n, 2), nn.GroupNorm(n, n), nn.Conv1d(n, 4, 2))),
+    "each map between": (
+        MAPS,
+        lambda n: nn.Sequential(nn.Conv2d(3, n, 1), nn.Conv2d(n, n, 3, groups=n, bias=False), nn.Conv2d(n, 2, 1)),
+    ),
     "table": (torch.tensor([[1, 2], [0, 3]]), lambda n: nn.Sequential(nn.Embedding(4, n), nn.Linear(n, 2))),
 }
 
@@ -93,9 +108,83 @@ class Loop(nn.Module):
         return self.out(self.loop(x)[0][:, -1])  # type: ignore[no-any-return]
 
 
+class TwoWays(nn.Module):
+    """A layer of two inputs, of which one is a layer's."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.first, self.both = nn.Linear(3, units), nn.Bilinear(units, 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(self.first(x).relu(), x)  # type: ignore[no-any-return]
+
+
+class Cells(nn.Module):
+    """A cell that runs over steps by hand."""
+
+    def __init__(self, kind: type[nn.RNNCellBase], units: int) -> None:
+        super().__init__()
+        self.cell, self.out, self.units = kind(3, units), nn.Linear(units, 2), units  # type: ignore[call-arg]
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: Tensor | None = None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.out(state)  # type: ignore[no-any-return]
+
+
+def test_a_layer_of_two_inputs_shrinks() -> None:
+    check_made(*small_and_made(TwoWays, VECTOR))
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell])
+def test_a_cell_shrinks(kind: type[nn.RNNCellBase]) -> None:
+    small, made = small_and_made(lambda n: Cells(kind, n), STEPS)
+    assert str(small.cell) == str(made.cell)  # what the model itself notes of its units is read by nothing
+    assert {n: t.shape for n, t in small.state_dict().items()} == {n: t.shape for n, t in made.state_dict().items()}
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_a_recurrent_layer_shrinks(kind: type[nn.RNNBase]) -> None:
     check_made(*small_and_made(lambda n: Loop(kind, n), STEPS))
+
+
+class Attends(nn.Module):
+    """Attention of so many heads of two between two layers."""
+
+    def __init__(self, heads: int, **options: Any) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+        self.attention = nn.MultiheadAttention(16, 8, batch_first=True, **options)
+        if heads < 8:
+            self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last(self.attention(h, h, h, need_weights=False)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}])
+def test_attention_without_heads_remembers_its_sizes(options: dict[str, Any]) -> None:
+    model = Attends(8, **options).eval()
+    sites = channels(model, STEPS)
+    (name,) = (name for name, site in sites.items() if site.unit == "head")
+    keep = {name: torch.arange(8) < 5}
+    small: Any = cut(model, sites, keep)
+    attention = small.attention
+    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (5, 2, 16)
+    assert (attention.kdim, attention.vdim) == (16, 16)
+    assert attention.in_proj_weight.shape == (30, 16)
+    assert attention.out_proj.in_features == 10
+    torch.testing.assert_close(small(STEPS), mask(model, sites, keep)(STEPS))
+    (width,) = (
+        name for name, site in sites.items() if site.size == 16 and any("first" in m.parameter for m in site.members)
+    )
+    small = cut(model, sites, {width: torch.arange(16) < 12})
+    attention = small.attention
+    assert (attention.num_heads, attention.head_dim, attention.embed_dim) == (8, 2, 12)
+    assert (attention.kdim, attention.vdim) == (12, 12)
+    assert attention.in_proj_weight.shape == (48, 12)
 
 
 def test_sizes_are_the_same_whatever_holds_them() -> None:

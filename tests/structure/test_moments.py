@@ -96,3 +96,18 @@ def test_single_precision_is_near_and_double_when_asked_exact(monkeypatch: pytes
     wanted, _ = plain(patches, x.double(), torch.zeros(40, 1, 20, dtype=torch.float64), 1)
     torch.testing.assert_close(exact.gram(), wanted, rtol=1e-12, atol=1e-10)
     torch.testing.assert_close(near.gram(), wanted, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("exact", [None, False, True])
+@pytest.mark.parametrize("few", [True, False])
+def test_products_are_in_single_precision_where_they_are_many_and_not_asked_to_be_exact(
+    exact: bool | None, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = 1 + torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) / 1024
+    monkeypatch.setattr(moments, "FEW", 50 * 3 * 3 if few else 50 * 3 * 3 - 1)
+    found = LayerMoments(None) if exact is None else LayerMoments(None, exact=exact)
+    found.add(x)
+    double = x.double().mT @ x.double()
+    apart = float((found.gram()[0, :3, :3] - double).abs().max())
+    assert (apart < 1e-11) == (few or bool(exact))
+    assert apart < 1e-3

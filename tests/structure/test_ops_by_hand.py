@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from secateur.structure import channels
 from secateur.structure.axes import Atom, fixed, is_fixed
 from secateur.structure.cost import COUNTS, _Left
-from secateur.structure.ops import is_view
+from secateur.structure.ops import by_sample, is_view, product_of
 from secateur.structure.rules import RULES, Call, Value
 from secateur.structure.rules.registry import Ties
 from secateur.structure.stand_in import _grouped_mm
@@ -194,3 +194,76 @@ def test_a_block_that_is_run_as_one_op_ties_as_its_ops_do() -> None:
     assert [site.size for site in plain.values()] == [4, 6]
     assert str(dict(quiet)) == str(dict(plain))  # all members, with their places
     assert quiet.frozen == plain.frozen
+
+
+# ---- products ----
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "expected"),
+    [
+        # convolution, transposed, groups, out first, plain
+        (ATEN.linear.default, ((2, 3), (4, 3), (4,)), (False, False, 1, True, True)),
+        (ATEN.linear.default, ((2, 3), (4, 3)), (False, False, 1, True, True)),
+        (ATEN.mm.default, ((2, 3), (3, 4)), (False, False, 1, False, True)),
+        (ATEN.addmm.default, ((4,), (2, 3), (3, 4)), (False, False, 1, False, True)),
+        (ATEN.conv1d.default, ((2, 3, 7), (4, 3, 2)), (True, False, 1, True, True)),
+        (
+            ATEN.conv2d.default,
+            ((2, 6, 7, 7), (4, 3, 2, 2), (4,), [1, 1], [0, 0], [1, 1], 2),
+            (True, False, 2, True, True),
+        ),
+        (ATEN.conv_transpose1d.default, ((2, 3, 7), (3, 4, 2)), (True, True, 1, False, False)),
+        (
+            ATEN.convolution.default,
+            ((2, 3, 7), (3, 4, 2), None, [1], [0], [1], True, [0], 1),
+            (True, True, 1, False, False),
+        ),
+        (
+            ATEN.convolution.default,
+            ((2, 3, 7), (4, 3, 2), None, [1], [0], [1], False, [0], 1),
+            (True, False, 1, True, True),
+        ),
+    ],
+)
+def test_a_product_is_told_by_its_op(op: Callable[..., Any], args: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
+    product = product_of(node_of(op, *args))
+    assert product is not None
+    told = (product.convolution, product.transposed, product.groups, product.out_first, product.plain)
+    assert told == expected
+    biased = len(args) > 2 and isinstance(args[2], tuple)
+    assert (product.bias is not None) == biased
+    weight = product.weight.meta["val"]
+    inputs = product.source.meta["val"].shape[1 if product.convolution else -1]
+    along = 1 if product.out_first else 0
+    assert weight.shape[along] * product.groups == inputs
+
+
+def test_what_multiplies_no_weight_is_no_product() -> None:
+    assert product_of(node_of(ATEN.relu.default, (2, 3))) is None
+    assert product_of(fx.Graph().placeholder("x")) is None
+    graph = fx.Graph()
+    a, b, c = (graph.placeholder(name) for name in "abc")
+    for scale in ({"alpha": 2}, {"beta": 2}, {"alpha": 0}):
+        product = product_of(graph.call_function(ATEN.addmm.default, (a, b, c), scale))
+        assert product is not None
+        assert not product.plain
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "alone"),
+    [
+        (ATEN.relu.default, ((2, 3),), True),
+        (ATEN.linear.default, ((2, 3), (4, 3)), True),
+        (ATEN.mm.default, ((2, 3), (3, 4)), True),
+        (ATEN.matmul.default, ((2, 3), (3, 4)), False),
+        (ATEN.conv_transpose1d.default, ((2, 3, 7), (3, 4, 2)), False),
+        (ATEN.avg_pool2d.default, ((2, 3, 6, 6), [2, 2]), True),
+        (ATEN.batch_norm.default, ((2, 3), (3,), (3,), (3,), (3,), False, 0.1, 1e-5, False), True),
+        (ATEN.batch_norm.default, ((2, 3), (3,), (3,), (3,), (3,), True, 0.1, 1e-5, False), False),
+        (ATEN.softmax.int, ((2, 3), 0), False),
+        (ATEN.sum.default, ((2, 3),), False),
+    ],
+)
+def test_ops_that_treat_each_sample_by_itself(op: Callable[..., Any], args: tuple[Any, ...], alone: bool) -> None:
+    assert by_sample(node_of(op, *args)) is alone

@@ -17,6 +17,7 @@ from secateur.structure.carriers import Attribute, Dimension, Uses, origins_of, 
 from secateur.structure.configs import ConfigWidth, _is_even, _more, _parts, _settled, _size, kept_steps
 from secateur.structure.decided import decided_values
 from secateur.structure.flow import reads
+from secateur.structure.frames import table_rows
 from secateur.structure.infer import _multiples, _role, _unit_names, _unused, infer
 from secateur.structure.literals import _moved
 from secateur.structure.maps import feature_maps
@@ -134,6 +135,31 @@ def test_a_map_lies_before_pools_and_before_a_norm_behind_what_rectifies(between
     assert read.index.tolist() == [[0], [1], [2], [3]]
 
 
+# ---- what is said of where ----
+
+
+def test_a_reason_names_the_line_of_the_models_own_code() -> None:
+    class Sorts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).sort(1).values)  # type: ignore[no-any-return]
+
+    for quick in (True, False):
+        structure = infer(trace(Sorts(), torch.zeros(2, 3), quick=quick))
+        assert "depends on every entry at" in structure.frozen["a"]
+        assert "test_parts_by_hand.py" in structure.frozen["a"]
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 0}, {"padding_idx": 0, "scale_grad_by_freq": True}])
+def test_tables_are_found_whatever_else_they_are_told(options: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Embedding(7, 3, **options), nn.Linear(3, 2))
+    for quick in (True, False):
+        assert table_rows(trace(model, torch.tensor([[1, 2]]), quick=quick)) == {0: 7}
+
+
 # ---- tables and pictures ----
 
 
@@ -185,6 +211,10 @@ def seen(use: Callable[[Any, Tensor], Tensor]) -> Uses:
         (lambda m, x: x.split(m.width, 1)[0], {WIDTH: {1}}, set()),
         (lambda m, x: x.split(m.width, dim=-1)[0], {WIDTH: {1}}, set()),
         (lambda m, x: x.chunk(m.count, 1)[0], {COUNT: {1}}, set()),
+        (lambda m, x: x.t().split(m.width)[0], {WIDTH: {0}}, set()),
+        (lambda m, x: x.t().chunk(m.count)[0], {COUNT: {0}}, set()),
+        (lambda m, x: torch.split(x.t(), [m.width, 6])[0], {WIDTH: {0}}, set()),
+        (lambda m, x: torch.split(x, split_size_or_sections=m.width, dim=1)[0], {WIDTH: {1}}, set()),
         (lambda m, x: x[:, :1].repeat(1, m.width), {WIDTH: {1}}, set()),
         (lambda m, x: x.repeat(1, m.width), {WIDTH: set()}, set()),  # what it repeats has other places, too
         (lambda m, x: x.narrow(1, m.count, m.width), {WIDTH: set(), COUNT: set()}, set()),
@@ -219,6 +249,27 @@ def test_a_size_that_is_read_from_a_shape_and_given_on_is_copied() -> None:
     assert sizes == {(1, 0), (0, 1)}
     assert {origin.shape for origin in uses.copied} == {(2, 12)}
     assert {d.shape for dimensions in uses.copied.values() for d in dimensions} == {(12, 2)}
+
+
+def test_what_a_module_keeps_of_its_sizes_writes_nothing_down_afterwards() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width: Any = 6
+            self.kept: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept = self.width + x.shape[1]
+            return x.view(2, 2, self.width)
+
+    model = Keeps()
+    uses, _ = watch(model, (torch.ones(2, 12),), {})
+    assert uses is not None
+    before = {name: set(value) for name, value in vars(uses).items()}
+    assert float(model.kept) == 18
+    assert int(model.kept * 2) == 36
+    assert model.width == 6
+    assert {name: set(value) for name, value in vars(uses).items()} == before
 
 
 def test_what_two_passes_did_is_all_that_either_did() -> None:
@@ -424,7 +475,7 @@ def test_a_region_answers_by_the_graph_of_the_call_and_no_other() -> None:
             ran.append((module, inputs))
             return "answer"
 
-    from secateur.structure.regions import called_with
+    from secateur.structure.borders import called_with
 
     alone: Any = SimpleNamespace(path="body")
     x = torch.ones(2, 3)

@@ -131,10 +131,28 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("sum", lambda h: h.sum(1, keepdim=True), 8),
     ("mean", lambda h: h.mean(1, keepdim=True) + h, 8),
     ("var", lambda h: h / (1 + h.var(1, keepdim=True, unbiased=False)), 8),
-    ("amax", lambda h: h - h.amax(1, keepdim=True), 0),
-    ("logsumexp", lambda h: h - h.logsumexp(1, keepdim=True), 0),
+    ("amax", lambda h: h - h.amax(1, keepdim=True), 8),
+    ("aminmax", lambda h: h - sum(torch.aminmax(h, dim=1, keepdim=True)), 8),  # type: ignore[arg-type]
+    ("max", lambda h: h - h.max(1, keepdim=True).values, 8),
+    ("places_of_max", lambda h: h - h.max(1, keepdim=True).indices, 0),
+    ("median", lambda h: h - h.median(1, keepdim=True).values, 8),
+    ("any", lambda h: h * (h > 0.5).any(1, keepdim=True), 8),
+    ("logsumexp", lambda h: h - h.logsumexp(1, keepdim=True), 8),
+    ("sum_of_logaddexp", lambda h: torch.logaddexp(h, h).sum(1, keepdim=True), 0),
+    ("sum_of_powers", lambda h: (h.square() ** h.sin()).sum(1, keepdim=True), 0),
     ("norm", lambda h: h / (1 + h.norm(dim=1, keepdim=True)), 8),
+    ("norm_of_all", lambda h: h / (1 + torch.linalg.norm(h)), 8),
+    ("smallest_entry", lambda h: h * torch.linalg.vector_norm(h, -torch.inf, dim=1, keepdim=True), 8),
     ("normalize", lambda h: F.normalize(h, dim=1), 8),
+    ("cosine", lambda h: h * F.cosine_similarity(h, h.flip(0), dim=1)[:, None], 8),
+    ("cosine_of_cos", lambda h: h * F.cosine_similarity(h, h.cos(), dim=1)[:, None], 0),
+    ("cosine_of_samples", lambda h: h * F.cosine_similarity(h, h.flip(0), dim=0), 8),
+    ("distances", lambda h: torch.cdist(h, h), 8),
+    ("distances_by_greatest", lambda h: torch.cdist(h, h.flip(0) * 2, p=torch.inf), 8),
+    ("distances_of_cos", lambda h: torch.cdist(h, h.cos()), 0),
+    ("distances_of_columns", lambda h: torch.cdist(h.T, h.cos().T).amin(0, keepdim=True), 8),
+    ("pairwise_distance", lambda h: h * F.pairwise_distance(h, h.flip(0), keepdim=True), 8),
+    ("pairwise_distance_of_cos", lambda h: h * F.pairwise_distance(h, h.cos(), keepdim=True), 0),
     ("softmax", lambda h: torch.softmax(h, 1), 8),
     ("log_softmax", lambda h: torch.log_softmax(h, 1), 8),
     ("layer_norm", lambda h: F.layer_norm(h, h.shape[1:]), 8),
@@ -163,10 +181,70 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("pick", lambda h: h[:, 3:4] + h[:, [2]], 0),
     ("index_select", lambda h: h.index_select(1, torch.tensor([0, 2, 1])), 0),
     ("argmax", lambda h: h.argmax(1, keepdim=True).to(h.dtype), 0),
-    ("no_rule", lambda h: torch.cdist(h, h), 0),
+    ("cumsum_of_samples", lambda h: h.cumsum(0).sum(1, keepdim=True), 8),
+    ("sort_of_samples", lambda h: h.sort(0).values.sum(1, keepdim=True), 8),
+    ("bucketize", lambda h: torch.bucketize(h, torch.tensor([-0.5, 0, 0.5]).double()).to(h.dtype), 8),
+    ("searchsorted", lambda h: torch.searchsorted(torch.tensor([-0.5, 0.0, 0.5]).double(), h).to(h.dtype), 8),
+    (
+        "searchsorted_in_rows",
+        lambda h: torch.searchsorted(h.sort(0).values.T.contiguous(), h.T.contiguous()).T.to(h.dtype),
+        8,
+    ),
+    ("searchsorted_among_units", lambda h: torch.searchsorted(h.sort(1).values, h).to(h.dtype), 0),
+    ("isin", lambda h: h * torch.isin(h.round(), torch.tensor([0.0, 1.0]).double()), 8),
+    ("take", lambda h: torch.take(torch.tensor([-1.0, 2.0]).double(), (h > 0).long()), 8),
+    ("take_along", lambda h: h.take_along_dim(h.argsort(0), 0), 8),
+    ("take_along_for_all", lambda h: h.take_along_dim(h.sum(1, keepdim=True).argsort(0), 0), 8),
+    ("take_along_units", lambda h: h.take_along_dim(h.argsort(1), 1), 0),
+    ("take_along_flat", lambda h: h.take_along_dim(torch.tensor([0, 3]))[None], 0),
+    ("no_rule", lambda h: torch.linalg.qr(h.T)[0].T, 0),
+    # written as the ops that they are made of
+    ("aliases", lambda h: torch.multiply(torch.absolute(h), torch.subtract(1, torch.special.expit(h))), 8),
+    ("outer_op", lambda h: torch.outer(h[0], h[1]).sum(0, keepdim=True), 8),
+    ("inner", lambda h: torch.inner(h, h), 8),
+    ("inner_of_cos", lambda h: torch.inner(h.cos(), h.cos()), 0),
+    ("tensordot", lambda h: torch.tensordot(h, h, dims=([1], [1])), 8),
+    ("hstack", lambda h: torch.hstack([h, h.cos()]), 8),
+    ("vstack", lambda h: torch.vstack([h, h.cos()]), 8),
+    ("column_stack", lambda h: torch.column_stack([h, h.cos()]), 8),
+    ("diff_of_samples", lambda h: h.diff(dim=0), 8),
+    ("quantile", lambda h: h * h.quantile(0.5, dim=1, keepdim=True), 0),
+    ("step_in_place", lambda h: _stepped(h), 4),
 ]
 
+
+def _stepped(h: Tensor) -> Tensor:
+    """Every second unit doubled, in place."""
+    h = h.clone()
+    h[:, ::2].mul_(2)
+    return h
+
+
+def _blurred(h: Tensor) -> Tensor:
+    """Every map by itself, by one kernel that is repeated."""
+    kernel = torch.tensor([[1.0, 2, 1]]).to(h.dtype)
+    return F.conv2d(h, kernel.repeat(h.shape[1], 1, 1, 1), groups=h.shape[1])
+
+
+def _spectrum(h: Tensor) -> Tensor:
+    """The spectra of windows of every row of pixels, and back."""
+    window = torch.ones(4, dtype=h.dtype)
+    spectra = torch.stft(h.flatten(0, 2), 4, window=window, return_complex=True)
+    return torch.istft(spectra, 4, window=window, length=h.shape[3]).view(h.shape)
+
+
+def _unpooled(h: Tensor) -> Tensor:
+    maxima, places = F.max_pool2d(h, 2, return_indices=True)
+    return F.max_unpool2d(maxima.cos(), places, 2)
+
+
 PICTURES: list[tuple[str, Function, int]] = [
+    ("blur", _blurred, 8),
+    ("spectrum", _spectrum, 8),
+    ("unpool", _unpooled, 8),
+    ("shift_samples", lambda h: h.roll((1, 1), (0, 3)), 8),
+    ("max_of_channels", lambda h: h * torch.cat([h.amax(1, True), h.mean(1, True)], 1).sum(1, True).sigmoid(), 8),
+    ("windows_of_channels", lambda h: h.unfold(1, 2, 2).mean(-1), 0),
     ("flatten", lambda h: h.flatten(1), 8),
     ("view", lambda h: h.view(h.shape[0], -1), 8),
     ("mean_of_pixels", lambda h: h.mean((2, 3)), 8),
@@ -305,10 +383,10 @@ def test_rules_are_named_after_ops_that_exist() -> None:
 
 
 def test_an_op_without_a_rule_is_named_with_its_place() -> None:
-    model = Between(lambda h: torch.cdist(h, h), pictures=False)
+    model = Between(lambda h: torch.linalg.qr(h.T)[0].T, pictures=False)
     reason = channels(model, model.example()).frozen["a"]
     assert "no rule for" in reason
-    assert "cdist" in reason
+    assert "linalg_qr" in reason
     assert "test_rules.py" in reason
 
 

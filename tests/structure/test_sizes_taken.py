@@ -59,6 +59,10 @@ def same_as_the_batch(h: Tensor, n: int) -> Tensor:
     return h + h.transpose(0, 1) if n == len(h) else h
 
 
+def turn_what_is_shorter_than_the_batch(h: Tensor, n: int) -> Tensor:
+    return h.flip(1) if n < len(h) else h
+
+
 def by_positions(h: Tensor, n: int) -> Tensor:
     return h * torch.arange(n)[:, None] / n
 
@@ -88,6 +92,7 @@ CASES: dict[Callable[[Tensor, int], Tensor], Shapes] = {
     times_the_bits: ((None, 8, 6),),
     branch_far_away: ((None, (1, 1000), 6),),
     same_as_the_batch: ANY,
+    turn_what_is_shorter_than_the_batch: ((None, (2, None), 6),),
     by_positions: ANY,
 }
 SHAPES = [

@@ -175,6 +175,15 @@ def test_vectors_are_drawn_around_what_they_are_and_buffers_keep_their_signs() -
         assert 3.9 < float(value.max()) < 4
 
 
+@pytest.mark.parametrize("shape", [(2, 600_000), (2, 1_000_100), (3, 1_000_003), (1_200_000, 2), (2_100_000,)])
+def test_tensors_that_are_larger_than_the_pool_are_drawn_whole(shape: tuple[int, ...]) -> None:
+    noise = Draw({"a": torch.zeros(())}, frozenset())._noise("a", torch.zeros(shape))
+    assert noise.shape == shape
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+    if len(shape) > 1 and shape[1] < 10**6:
+        assert not torch.equal(noise[0], noise[1])
+
+
 def test_what_is_zero_is_drawn_small_and_of_a_buffer_above_it() -> None:
     buffer, parameter = drawn(torch.zeros(4000)), drawn(nn.Parameter(torch.zeros(4000)), mild=True)
     assert float(buffer.min()) >= 0

@@ -13,7 +13,7 @@ import torch
 from secateur.structure.accepted import Shapes, check_shape, check_value, in_span, span_in_words
 from secateur.structure.entries import check_left_out
 from secateur.structure.frames import ShapedFrame
-from secateur.structure.free_sizes import FreeSizes
+from secateur.structure.free_sizes import FreeSizes, _is_bound
 from secateur.structure.tried_shapes import _greater, _in_steps, _less, shapes_taken
 from secateur.types import InputError
 
@@ -120,6 +120,25 @@ def test_numbers_to_try_are_less_and_greater_in_steps_of_their_halves() -> None:
     ]
     assert [_in_steps(size, scale) for size, scale, _ in steps] == [number for *_, number in steps]
     assert _in_steps(128, 0.75) == 96  # steps of 32, though halves allow 128
+
+
+@pytest.mark.parametrize(
+    ("condition", "bound"),
+    [
+        (T < 5, True),
+        (T >= 2, True),
+        (sympy.Lt(5, T), True),
+        (T < B, False),  # which no range says
+        (T <= B, False),
+        (2 * T < 5, False),
+        (T < B + 1, False),
+        (sympy.Eq(T, 5), False),
+        (sympy.Ne(T, 5), False),
+        (sympy.Or(T < 5, B < 5), False),
+    ],
+)
+def test_only_a_letter_against_a_number_is_a_bound(condition: Any, bound: bool) -> None:
+    assert _is_bound(condition) is bound
 
 
 def test_letters_are_allowed_in_their_ranges_where_conditions_are_true() -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from secateur.structure import channels, cut
 from secateur.structure.infer import infer
+from secateur.structure.nodes import where
 from secateur.structure.ragged import known_sizes
 from secateur.structure.record import GaveUp, record
-from secateur.structure.trace import trace, where
+from secateur.structure.trace import trace
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, TraceError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -519,3 +520,109 @@ def test_head_dimensions_stay_that_share_an_attribute_with_what_cannot_change() 
     assert set(sites) == {"q.heads"}
     assert sites.frozen["v.head_dim"].startswith("it shares its size with what cannot change (")
     assert set(sc.channels(Turned(apart=True), x)) == {"q.heads", "v.head_dim"}
+
+
+class Settings:
+    """Numbers that all layers share, and one that is worked out."""
+
+    def __init__(self) -> None:
+        self.heads, self.head_dim, self.inner = 4, 8, SimpleNamespace(width=12)
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+
+class Configured(nn.Module):
+    """Attention whose sizes stand in settings alone."""
+
+    def __init__(self, settings: Any, scale: Callable[[Any], float]) -> None:
+        super().__init__()
+        self.settings, self.scale = settings, scale
+        self.q, self.k, self.v = (nn.Linear(6, settings.width) for _ in range(3))
+        self.out, self.wide, self.back = nn.Linear(settings.width, 6), nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s, n = self.settings, len(x)
+        q, k, v = (f(x).view(n, -1, s.heads, s.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v))
+        weights = (q @ k.mT * self.scale(s)).softmax(-1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(n, -1, s.heads * s.head_dim))
+        return x + self.back(self.wide(x).view(n, -1, s.inner.width).relu())
+
+
+def two_layers(scale: Callable[[Any], float] = lambda _: 0.3) -> nn.Sequential:
+    settings = Settings()
+    return nn.Sequential(*(Configured(settings, scale) for _ in range(2)))
+
+
+def test_layers_that_keep_different_numbers_have_settings_of_their_own() -> None:
+    model, x = two_layers(), torch.randn(2, 5, 6)
+    sites = sc.channels(model, x)
+    keep = {name: torch.arange(site.size) % (4 if name[0] == "1" else 3) != 1 for name, site in sites.items()}
+    small, masked = sc.cut(model, sites, keep, form="module"), sc.mask(model, sites, keep)
+    first, second = (layer.settings for layer in small)
+    assert (first.heads, first.head_dim, first.inner.width) == (3, 5, 8)
+    assert (second.heads, second.head_dim, second.inner.width) == (3, 6, 9)
+    assert type(second) is Settings
+    assert vars(model[0].settings).items() >= {"heads": 4, "head_dim": 8}.items()
+    torch.testing.assert_close(small(x), masked(x))
+
+
+def test_a_number_in_settings_that_sets_the_temperature_stays() -> None:
+    model, x = two_layers(lambda settings: settings.head_dim**-0.5), torch.randn(2, 5, 6)
+    sites = sc.channels(model, x)
+    assert (
+        sites.frozen["0.q.head_dim"] == "its size also sets the attention's temperature (self.settings.head_dim of 0)"
+    )
+    keep = {name: torch.arange(site.size) % 2 == 0 for name, site in sites.items()}
+    small = sc.cut(model, sites, keep, form="module")
+    assert [(layer.settings.heads, layer.settings.head_dim) for layer in small] == [(2, 8), (2, 8)]
+
+
+def test_settings_are_read_as_they_are_while_they_are_watched() -> None:
+    class Looks(nn.Module):
+        """Asks its settings for more than numbers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.settings = Settings()
+
+        def forward(self, x: Tensor) -> Tensor:
+            s = self.settings
+            assert isinstance(s, Settings)
+            assert hasattr(s, "heads")
+            assert not hasattr(s, "none")
+            assert s.width == 32
+            s.seen = True
+            return x.view(-1, s.heads)
+
+    seen, _ = watch(looks := Looks(), (torch.randn(2, 4),), {})
+    assert seen is not None
+    assert looks.settings.seen
+    assert {d.dim for d in seen.sizes[Attribute("", "settings.heads")]} == {1}
+
+
+def test_attributes_of_one_value_become_what_each_of_them_is() -> None:
+    """Keys and values have as many dimensions, in tensors of one shape, and then they have not."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.key_dim, self.value_dim = 2, 8, 8
+            self.q, self.kv, self.out = nn.Linear(6, 16), nn.Linear(6, 32), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, n, _ = x.shape
+            q = self.q(x).view(b, n, self.heads, self.key_dim).transpose(1, 2)
+            both = self.kv(x).view(b, n, self.heads, self.key_dim + self.value_dim).transpose(1, 2)
+            k, v = both.split([self.key_dim, self.value_dim], -1)
+            y = (q @ k.mT * 0.3).softmax(-1) @ v
+            return self.out(y.transpose(1, 2).reshape(b, n, self.heads * self.value_dim))  # type: ignore[no-any-return]
+
+    model, x = Split(), torch.randn(2, 5, 6)
+    sites = sc.channels(model, x)
+    assert set(sites) == {"q.heads", "q.head_dim", "kv"}
+    keep = {"q.head_dim": torch.arange(8) < 6, "kv": torch.arange(8) < 3}
+    small = sc.cut(model, sites, keep, form="module")
+    assert (small.key_dim, small.value_dim) == (6, 3)
+    torch.testing.assert_close(small(x), sc.mask(model, sites, keep)(x))

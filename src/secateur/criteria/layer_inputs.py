@@ -15,8 +15,8 @@ from secateur.labelled import Samples
 from secateur.state import check_finite, device_of
 from secateur.structure.flow import Flow
 from secateur.structure.layers import Layer, layers, other_uses
+from secateur.structure.nodes import where
 from secateur.structure.sites import REPAIR
-from secateur.structure.trace import where
 from secateur.types import ExampleInputs, Sites
 
 __all__ = ["Inputs", "LayerInputs"]

@@ -11,7 +11,7 @@ from torch import Tensor, int32, int64, nn
 from secateur.checks import is_whole
 from secateur.edits.base import Edit
 from secateur.structure.cutting import Plan, apply_plan
-from secateur.structure.held import mapped_numbers
+from secateur.structure.held import is_settings, mapped_numbers
 from secateur.structure.mend import SWITCHES, Edits
 from secateur.structure.rebuilding import is_config, whole_numbers
 from secateur.types import FileError
@@ -85,8 +85,10 @@ def _sizes(module: nn.Module) -> dict[str, Any]:
     """What may hold sizes: attributes, by dotted names those of the config and of mappings; a config may leave one open (None)."""
     attributes = {name: value for name, value in vars(module).items() if value is not None and name[:1] != "_"}
     config = attributes.get("config")
-    numbers = whole_numbers(config) if is_config(config) else {}
-    return attributes | mapped_numbers(module) | {f"config.{name}": value for name, value in numbers.items()}
+    numbers = {"config": whole_numbers(config)} if is_config(config) else {}
+    numbers |= {name: vars(value) | numbers.get(name, {}) for name, value in attributes.items() if is_settings(value)}
+    named = {f"{name}.{inner}": value for name, several in numbers.items() for inner, value in several.items()}
+    return attributes | mapped_numbers(module) | named
 
 
 def _is_smaller(new: object, old: object) -> bool:

@@ -14,7 +14,7 @@ from secateur.structure.frames import EXAMPLE, Frame, Inputs, as_typed, drawn_in
 from secateur.structure.reference import Reference, Statistics
 from secateur.types import VerificationError
 
-__all__ = ["Case", "Cases"]
+__all__ = ["GAINS", "Case", "Cases"]
 
 CHEAP = 10**8
 """Multiply-accumulates and parameters up to which a model is run several times."""

@@ -22,10 +22,12 @@ from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import fresh, own_tensors
+from secateur.structure.composites import take_apart
 from secateur.structure.decided import Decided, deciding_as
 from secateur.structure.difference import compared_tensors, difference, is_usable
 from secateur.structure.free_sizes import FreeSizes
 from secateur.structure.outputs import Holdings, Stored, opaque_type
+from secateur.structure.rules import RULES
 from secateur.structure.traceable import LongSizesError, by_shapes, open_lengths
 from secateur.trees import TreeDef, tensors_within
 
@@ -125,6 +127,7 @@ def _export(
         tap.listening(begin),
     ):
         program = torch.export.export(model, *inputs, strict=False)
+    take_apart(program, RULES)
     _fit_any_layout(program)
     stored = _part_outputs(program, tap)
     # Where modules have several names and buffers move, the exporter runs a copy, whose modules are others.

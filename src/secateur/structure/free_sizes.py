@@ -172,10 +172,8 @@ def _is_bound(condition: Any) -> bool:
     """Whether it compares a letter with a number, which its range says."""
     if not condition.is_Relational or condition.rel_op not in ("<", "<=", ">", ">="):
         return False
-    return {
-        condition.lhs.is_Symbol or condition.lhs.is_Integer,
-        condition.rhs.is_Symbol or condition.rhs.is_Integer,
-    } == {True}
+    sides = condition.lhs, condition.rhs
+    return any(side.is_Symbol for side in sides) and any(side.is_Integer for side in sides)
 
 
 def _with_numbers(graph: fx.Graph, sources: Mapping[Any, tuple[Node, int]]) -> dict[Node, dict[str, Any]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, product
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Dimension, Uses
-from secateur.structure.held import mapped_numbers
+from secateur.structure.held import held, is_settings, mapped_numbers
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.mend import Edits, differs
@@ -66,9 +67,15 @@ def proposals(
     uses = _uses(model, structure)
     if guesses:
         guesses = _guesses(model, structure, gone, partial(_may_change, uses))
-    for known in (*_sized(model, structure, gone, uses, guesses), guesses):
+    sized = list(_sized(model, structure, gone, uses, guesses))
+    # The likeliest choice with every list of sizes comes before other choices with one of them.
+    rounds = [
+        *((known, 1) for known in (*sized, guesses)),
+        *((known, None) for known in (*sized[:MOST_SIZES], guesses)),
+    ]
+    for known, count in rounds:
         some = [g for g in known if g.attribute not in certain_edits.get(g.path, {})]
-        for choice in _choices(uses, some):
+        for choice in _choices(uses, some)[:count]:
             attempt = _merged(certain_edits, [g for g in some if (g.kind, g.attribute) in choice])
             if attempt not in tried:
                 tried.append(attempt)
@@ -97,22 +104,31 @@ def _sized(
     """The guesses, and in their place what is known where an attribute was seen to set dimensions that the graph has.
 
     Two attributes of one value, such as as many heads as each has dimensions, are told apart so. Where tensors of one
-    shape have other sizes after the cut, there is a list for each of them.
+    shape have other sizes after the cut, there is a list for each of them, and for what attributes may be together.
     """
     seen = _seen_sizes(model, structure, gone, uses)
     guessed = {(g.path, g.attribute) for g in guesses}
     open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
-    for number in range(min(MOST_SIZES, max(map(len, open_sizes.values()), default=1))):
+    kinds = {key: (_kind(model, key[0]), key[1]) for key in open_sizes}
+    for numbers in _numberings(
+        {kind: max(len(open_sizes[k]) for k in kinds if kinds[k] == kind) for kind in kinds.values()}
+    ):
         sizes_by_key = {key: sizes[0] for key, sizes in seen.items() if len(sizes) == 1}
-        sizes_by_key |= {key: sizes[number % len(sizes)] for key, sizes in open_sizes.items()}
+        sizes_by_key |= {key: sizes[numbers[kinds[key]] % len(sizes)] for key, sizes in open_sizes.items()}
         known = {
             (path, name): Guess(path, name, size, _kind(model, path), seen=True)
             for (path, name), size in sizes_by_key.items()
         }
         others = [known.pop((g.path, g.attribute), g) for g in guesses]
-        yield others + [
-            g for g in known.values() if differs(getattr(model.get_submodule(g.path), g.attribute), g.value)
-        ]
+        yield others + [g for g in known.values() if differs(held(model.get_submodule(g.path), g.attribute), g.value)]
+
+
+def _numberings(counts: Mapping[tuple[str, str], int]) -> Iterator[dict[tuple[str, str], int]]:
+    """Which of their sizes kinds of attributes have: all the first, all the second and so on, then any."""
+    alike = [(number,) * len(counts) for number in range(min(MOST_SIZES, max(counts.values(), default=1)))]
+    mixed = islice(product(*map(range, counts.values())), MOST_MIXED)
+    for numbers in dict.fromkeys((*alike, *mixed)):
+        yield dict(zip(counts, numbers, strict=True))
 
 
 def _seen_sizes(
@@ -124,7 +140,7 @@ def _seen_sizes(
     seen: dict[tuple[str, str], list[Any]] = {}
     for attribute, dimensions in uses.sizes.items():
         path = paths.get(attribute.path, attribute.path)
-        old: Any = vars(model.get_submodule(path)).get(attribute.name)
+        old: Any = _held(model.get_submodule(path), attribute.name)
         numbers: list[Any] = list(old) if isinstance(old, (list, tuple)) else [old]
         if not uses.may_change(attribute) or any(type(number) is not int for number in numbers):
             continue
@@ -136,16 +152,29 @@ def _seen_sizes(
     return seen
 
 
+def _held(module: nn.Module, name: str) -> Any:
+    """What a module itself, or its settings, hold under a name; None where they compute it."""
+    outer, _, last = name.rpartition(".")
+    return vars(held(module, outer) if outer else module).get(last)
+
+
 def _sizes_after(
     places: SizedAxes, dimensions: Iterable[Dimension], number: int, gone: Mapping[Atom, Tensor]
 ) -> list[int]:
-    """The sizes that those of the dimensions have after the cut that had this one."""
-    axes = places.axes(d for d in dimensions if d.shape[d.dim] == number)
-    return list(dict.fromkeys(int(keep_vector(axis, gone).sum()) for axis in axes))
+    """The sizes that those of the dimensions have after the cut that had this one; else the same share of a multiple."""
+    ordered = sorted(dimensions, key=str)
+    exact = [d for d in ordered if d.shape[d.dim] == number]
+    multiples = [d for d in ordered if number > 1 and d.shape[d.dim] % number == 0]
+    left = {axis: int(keep_vector(axis, gone).sum()) for axis in places.axes(exact or multiples)}
+    return list(
+        dict.fromkeys(number * size // axis.size for axis, size in left.items() if number * size % axis.size == 0)
+    )
 
 
 MOST_SIZES = 3
 """How many sizes are tried in the place of one number, where several tensors had it."""
+MOST_MIXED = 16
+"""How many ways are tried to give several attributes one of their sizes each."""
 
 
 def _kind(model: nn.Module, path: str) -> str:
@@ -189,7 +218,7 @@ def _guesses(
 ) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
     holders = {
-        path: {n: value for n, value in vars(module).items() if may_change(module, path, n)} | mapped_numbers(module)
+        path: {n: v for n, v in _numbers(module).items() if may_change(module, path, n)} | mapped_numbers(module)
         for path, module in modules.items()
     }
     new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
@@ -209,6 +238,12 @@ def _guesses(
         if path in modules and not isinstance(modules[path], nn.MultiheadAttention):
             guesses += _module_guesses(path, modules[path], holders[path], settled)
     return guesses
+
+
+def _numbers(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module, and by dotted names those of its settings."""
+    settings = {name: value for name, value in vars(module).items() if is_settings(value)}
+    return vars(module) | {f"{name}.{inner}": v for name, value in settings.items() for inner, v in vars(value).items()}
 
 
 def _holds(value: object, size: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whole numbers that a module holds by name: as attributes, in its config, and in its mappings.
+"""Whole numbers that a module holds by name: as attributes, in its config or other settings, and in its mappings.
 
 A layer that rearranges by a pattern, such as that of einops, has the lengths of its axes in a mapping.
 """
@@ -6,13 +6,14 @@ A layer that rearranges by a pattern, such as that of einops, has the lengths of
 from __future__ import annotations
 
 from operator import attrgetter
+from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.structure.graph_parts import INTERNAL, GraphPart
 
-__all__ = ["held", "hold", "mapped_numbers"]
+__all__ = ["held", "hold", "is_settings", "mapped_numbers"]
 
 
 def mapped_numbers(module: nn.Module) -> dict[str, int]:
@@ -30,6 +31,18 @@ def mapped_numbers(module: nn.Module) -> dict[str, int]:
         for key, number in mapping.items()
         if type(key) is str and type(number) is int
     }
+
+
+def is_settings(value: Any) -> bool:
+    """Return whether a value is an object that whole numbers are read from by name, such as a config.
+
+    >>> from types import SimpleNamespace
+    >>> is_settings(SimpleNamespace(heads=4)), is_settings(nn.Identity()), is_settings({"heads": 4})
+    (True, False, False)
+    """
+    if isinstance(value, (nn.Module, Tensor, ModuleType)) or callable(value):
+        return False
+    return any(type(number) is int for number in getattr(value, "__dict__", {}).values())
 
 
 def held(module: nn.Module, name: str) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product
+from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product, unify
 from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
@@ -96,6 +96,7 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     if graph.regions:
         for region in graph.regions:
             solver.run(region.graph.graph, {}, f"it leaves {region.path}, and what takes it cannot be traced")
+        solver.tie_borders()
     else:
         solver.run(graph.graph, {}, OUTPUT)
     solver.freeze_what_leaves()
@@ -124,7 +125,8 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.ties = Ties(counted=_counted(graph))
+        self.fed = dependent(graph.inputs)
+        self.ties = Ties(counted=_counted(graph), batchless=frozenset(graph.nodes) - self.fed)
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
         self._shared: dict[int, Value] = {}
@@ -136,14 +138,27 @@ class _Solver:
         """
         for node in graph.nodes:
             if node.op == "output":
-                result = fx.map_arg(node.args[0], self.values.get)
                 if not placeholder_values:
-                    for value in _leaves(result):
-                        for axis in value.axes:
-                            freeze(axis, leaving)
-                return result
+                    for returned in node.all_input_nodes:
+                        self._freeze_returned(returned, leaving)
+                return fx.map_arg(node.args[0], self.values.get)
             self.values[node] = placeholder_values[node] if node in placeholder_values else self._value(node)
         return None
+
+    def _freeze_returned(self, node: Node, leaving: str) -> None:
+        """Freeze what is returned; of what other regions alone take, the dimensions whose size is asked for before."""
+        read = self.graph.handed.get(node)
+        for value in _leaves(self.values.get(node)):
+            for dim, axis in enumerate(value.axes):
+                if read is None or dim in read:
+                    freeze(axis, leaving if read is None else f"{leaving}: its size is read there")
+
+    def tie_borders(self) -> None:
+        """Make one of what a region returns and what another is given."""
+        for node, sources in self.graph.sources.items():
+            for source in sources:
+                for mine, other in zip(self.values[node].axes, self.values[source].axes, strict=True):
+                    unify(mine, other, lambda: "shapes that do not refine each other where regions meet")
 
     def freeze_what_leaves(self) -> None:
         """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
@@ -174,8 +189,7 @@ class _Solver:
             for dim, axis in enumerate(value.axes):
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
-        graphs = [region.graph for region in self.graph.regions] or [self.graph]
-        computed = [self.values.get(node) for graph in graphs for node in dependent(graph.inputs)]
+        computed = [self.values.get(node) for node in self.fed]
         fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
         for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
             if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
@@ -215,6 +229,10 @@ class _Solver:
         if not isinstance(traced_tensor, Tensor):
             return None
         name = self.graph.tensors.get(node)
+        if node in self.graph.sources:
+            sources = [self.values.get(source) for source in self.graph.sources[node]]
+            axes = sources[0].axes if sources[0] is not None else _tensor_value("", traced_tensor, False).axes
+            return Value(axes, all(source is not None and source.zero for source in sources))
         if name is None:
             is_input = node in self.graph.inputs
             entering = "it enters a region from what cannot be traced" if self.graph.regions else "the model's input"
@@ -232,7 +250,7 @@ class _Solver:
             old = self.values.get(target)
             if isinstance(old, Value):
                 self.values[target] = replace(old, zero=old.zero and output.zero)
-            target = target.args[0] if target.op == "call_function" and target.args else None
+            target = target.args[0] if target.args and is_view(target) else None
 
     def _call(self, node: Node) -> Any:
         if type(node.meta.get("val")) is int:  # a size that a value decides

@@ -16,9 +16,9 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.export import export
 from secateur.structure.graph_parts import mode_of
-from secateur.structure.nodes import named_arguments, tensor_holders
+from secateur.structure.nodes import named_arguments, tensor_holders, where
 from secateur.structure.signature import Signed
-from secateur.structure.trace import Graph, model_line, where
+from secateur.structure.trace import Graph, model_line
 from secateur.types import InputError
 
 __all__ = ["TrainMode", "require_mode", "train_mode"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-__all__ = ["innermost", "module_paths", "named_arguments", "set_arguments", "tensor_holders", "with_arguments"]
+__all__ = ["innermost", "module_paths", "named_arguments", "set_arguments", "tensor_holders", "where", "with_arguments"]
 
 
 def module_paths(node: Node) -> list[str]:
@@ -48,3 +48,23 @@ def with_arguments(
     names = [a.name for a in node.target._schema.arguments[: len(args)]]
     others = {name: value for name, value in values.items() if name not in names}
     return tuple(values.get(name, value) for name, value in zip(names, args, strict=True)), {**kwargs, **others}
+
+
+def where(node: Node) -> str:
+    """Return a person's words for where `node` is: the op, the module, and the line of the model's code."""
+    module = next(filter(None, reversed(module_paths(node))), "")
+    op = getattr(node.target, "_schema", None)
+    name = op.name.replace("::", ".") if op is not None else str(node.target)
+    line = _model_line(str(node.meta.get("stack_trace") or ""))
+    return name + (f" in {module}" if module else "") + (f" ({line})" if line else "")
+
+
+def _model_line(stack_trace: str) -> str:
+    """The innermost line of code that is not torch's own."""
+    location = ""
+    for line in stack_trace.splitlines():
+        head = line.strip()
+        if head.startswith('File "') and "/torch/nn/" not in head and "/torch/_" not in head:
+            path, number = head.split('"')[1], head.split("line ")[1].split(",")[0]
+            location = f"{path.rsplit('/', 1)[-1]}:{number}"
+    return location

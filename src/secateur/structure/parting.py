@@ -15,10 +15,10 @@ from secateur.structure.axes import Atom
 from secateur.structure.graph import graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
-from secateur.structure.nodes import named_arguments
+from secateur.structure.nodes import named_arguments, where
 from secateur.structure.reference import Reference
 from secateur.structure.rules import op_name
-from secateur.structure.trace import exported_like, trace, where
+from secateur.structure.trace import exported_like, trace
 from secateur.types import VerificationError
 
 __all__ = ["with_place"]

@@ -1,7 +1,7 @@
 """Trace a model in parts where it cannot be traced whole: the largest submodules that can, with what they were called with.
 
 What stands between the regions may decide by the values of tensors, and is never read: it sees tensors of the sizes that
-they always had, since all that enters or leaves a region is frozen.
+they always had, since all that enters or leaves a region is frozen, but for what only other regions see (`borders`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, TypeVar
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
+from secateur.structure.borders import ASIDE, Borders, called_with, find_borders, function_name
 from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, first_line, trace
@@ -26,7 +26,7 @@ from secateur.structure.watch import watch
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
 
-__all__ = ["Alone", "called_with", "trace_regions"]
+__all__ = ["Alone", "trace_regions"]
 
 CALLS = 4
 """How many calls of one submodule, each with inputs of other shapes, are traced."""
@@ -96,15 +96,6 @@ def trace_regions(model: nn.Module, example_inputs: ExampleInputs, whole: TraceE
     return _joined(model, tuple(regions), (args, kwargs), whole)
 
 
-def called_with(inputs: Inputs) -> tuple[Any, ...]:
-    """Return what tells one call from another: the shapes of tensors, and what else is given."""
-    leaves, spec = pytree.tree_flatten(inputs)
-    described = (
-        tuple(x.shape) if isinstance(x, Tensor) else x if isinstance(x, (bool, int, str)) else type(x) for x in leaves
-    )
-    return (str(spec), *described)
-
-
 def _below(model: nn.Module, path: str) -> list[str]:
     """The submodules of a module that have units of their own: two matrices or more, one of which makes what another reads."""
     prefix, module = path + "." if path else "", model.get_submodule(path)
@@ -169,6 +160,8 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         for node, name in region.graph.tensors.items():
             tensors[node] = first.get(id(region.graph.state[name]), name)
     outside, ran = _used_outside(model, {region.path for region in regions}, inputs)
+    borders = find_borders(model, regions, inputs) if _all_ran(model, regions, ran) else Borders(regions)
+    regions = borders.order
     pinned = {first[key]: "what cannot be traced uses it, too" for key in outside if key in first}
     for region in regions:
         pinned |= {first[id(region.graph.state[name])]: why for name, why in region.graph.pinned.items()}
@@ -186,6 +179,17 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         packed=any(region.graph.packed for region in regions),
         uses=reduce(_both, (region.graph.uses or Uses() for region in regions)),
         regions=regions,
+        sources=borders.sources,
+        handed=borders.read,
+    )
+
+
+def _all_ran(model: nn.Module, regions: tuple[Region, ...], ran: Container[int]) -> bool:
+    """Whether the example runs all that stands beside the regions: else it may take what others take in its place."""
+    inside = tuple(f"{region.path}." for region in regions)
+    return all(
+        id(module) in ran or f"{path}.".startswith(inside) or not list(module.parameters(recurse=False))
+        for path, module in model.named_modules()
     )
 
 
@@ -237,10 +241,6 @@ def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tup
     return uses.used, uses.ran
 
 
-ASIDE = {"dtype", "device", "requires_grad", "is_floating_point", "is_cuda", "is_meta", "grad", "layout"}
-"""What may be asked of a tensor whatever its shape is."""
-
-
 @dataclass(eq=False)
 class _Outside(TorchFunctionMode):
     """Notes which of a model's tensors torch's functions are given while no region runs."""
@@ -270,8 +270,6 @@ class _Outside(TorchFunctionMode):
         self.depth += by
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        name = getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
-        if not self.depth and name not in ASIDE:
+        if not self.depth and function_name(func) not in ASIDE:
             self.used |= self.own & {id(tensor) for tensor in tensors_within((args, kwargs))}
         return func(*args, **(kwargs or {}))

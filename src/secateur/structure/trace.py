@@ -21,7 +21,6 @@ from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
 from secateur.structure.export import Export, answers_otherwise, export
 from secateur.structure.free_sizes import FreeSizes, with_free_sizes
-from secateur.structure.nodes import module_paths
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
@@ -31,7 +30,7 @@ from secateur.types import ExampleInputs, TraceError
 from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
-__all__ = ["AsBefore", "Graph", "Region", "exported_like", "first_line", "model_line", "trace", "where"]
+__all__ = ["AsBefore", "Graph", "Region", "exported_like", "first_line", "model_line", "trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +55,8 @@ class Graph:
         tree: what holds the tensors that the model returns, where no program knows it; None for one tensor alone.
         regions: the parts that were traced each by itself, where the model could not be traced whole (`regions`); the
             ops are then theirs, and `graph` is empty: nothing can run it.
+        sources: for an input of a region, the outputs of regions that it is and nothing else, where that is so (`borders`).
+        handed: those outputs, with the dimensions whose size is asked for between the regions.
         packed: whether the model packs sequences, which the ops take to be full: they tie as they do, and do not run so.
         decided: whether values of the example decided which ops ran (`decided`): other values may run others.
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
@@ -78,6 +79,8 @@ class Graph:
     opaque: str = ""
     tree: TreeDef | None = None
     regions: tuple[Region, ...] = ()
+    sources: Mapping[Node, tuple[Node, ...]] = field(default_factory=dict)
+    handed: Mapping[Node, frozenset[int]] = field(default_factory=dict)
     packed: bool = False
     decided: bool = False
     ragged: bool = False
@@ -321,23 +324,3 @@ def model_line(error: BaseException) -> str:
         if not frame.filename.startswith(("<", *OF_NO_MODEL))
     ]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
-
-
-def where(node: Node) -> str:
-    """Return a person's words for where `node` is: the op, the module, and the line of the model's code."""
-    module = next(filter(None, reversed(module_paths(node))), "")
-    op = getattr(node.target, "_schema", None)
-    name = op.name.replace("::", ".") if op is not None else str(node.target)
-    line = _model_line(str(node.meta.get("stack_trace") or ""))
-    return name + (f" in {module}" if module else "") + (f" ({line})" if line else "")
-
-
-def _model_line(stack_trace: str) -> str:
-    """The innermost line of code that is not torch's own."""
-    location = ""
-    for line in stack_trace.splitlines():
-        head = line.strip()
-        if head.startswith('File "') and "/torch/nn/" not in head and "/torch/_" not in head:
-            path, number = head.split('"')[1], head.split("line ")[1].split(",")[0]
-            location = f"{path.rsplit('/', 1)[-1]}:{number}"
-    return location

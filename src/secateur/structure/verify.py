@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,20 +17,20 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Uses
 from secateur.structure.cases import Case, Cases
 from secateur.structure.difference import compared_tensors, difference
-from secateur.structure.frames import Frame
+from secateur.structure.frames import Frame, Inputs
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
-from secateur.structure.nodes import module_paths
+from secateur.structure.nodes import module_paths, where
 from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
 from secateur.structure.rules.registry import output_shapes, shape_of
 from secateur.structure.stand_in import run_substituted
-from secateur.structure.trace import trace, where
+from secateur.structure.trace import trace
 from secateur.switches import unfused_attention
 from secateur.types import VerificationError
 
-__all__ = ["Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
+__all__ = ["IN_DOUBLE", "Rows", "Sliced", "Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
 
 IN_DOUBLE = 1e-9
 """The greatest relative difference in float64; what rounding leaves is below 1e-12 in most models."""
@@ -140,8 +140,8 @@ class Sliced:
         self.cut_tensors = own_tensors(cut)
         self.rows = rows_by_tensor(reference, rows)
 
-    def run(self, case: Case) -> Any:
-        """Return what the cut model answers."""
+    def run(self, case: Case, run: Callable[[nn.Module, Inputs], Any] | None = None) -> Any:
+        """Return what the cut model answers, or what `run` does with it."""
 
         def fetch(name: str) -> Tensor:
             full = self.reference.tensors.get(name)
@@ -150,7 +150,7 @@ class Sliced:
             rows, drawn = self.rows.get(id(full)), case.draw(name)
             return select_rows(drawn, rows) if rows else drawn.clone()
 
-        return run_substituted(self.cut, fetch, case.inputs, double=case.double)
+        return run_substituted(self.cut, fetch, case.inputs, run, double=case.double)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""

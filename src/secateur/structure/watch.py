@@ -8,9 +8,10 @@ they come from (`carriers`), through all arithmetic, to the torch function that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isclose
 from threading import Lock, get_ident
 from typing import Any
@@ -21,6 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Uses, carried, origins_of, plain
+from secateur.structure.held import is_settings
 
 __all__ = ["watch"]
 
@@ -75,6 +77,19 @@ class _Watch(UseLog):
         carriers = [self._hand_out(n, origin) for n in numbers]
         return carriers[0] if type(value) is int else type(value)(carriers)
 
+    def settings(self, module: nn.Module, name: str, value: Any) -> Any:
+        """Return an object in the place of settings whose numbers carry their origins."""
+        return _Settings(value, partial(self._setting, module, name, value)) if self.open else value
+
+    def _setting(self, module: nn.Module, name: str, settings: Any, inner: str) -> Any:
+        value = getattr(settings, inner)
+        stored = getattr(type(settings), "attribute_map", {}).get(
+            inner, inner
+        )  # transformers has several names for one
+        if type(value) in (int, tuple, list) and stored in vars(settings):
+            return self.attribute(module, f"{name}.{stored}", value)
+        return self.settings(module, f"{name}.{inner}", value) if is_settings(value) else value
+
     def shape(self, tensor: Tensor) -> torch.Size:
         """Return the shape of a tensor, each size with its origin."""
         shape, path = tuple(tensor.shape), self.path
@@ -99,6 +114,32 @@ class _Watch(UseLog):
                 self.number(frozenset(self.handed_out.get((self.path, value), ())))
 
 
+class _Settings:
+    """Stands for settings: what is read of it is asked for, all else is done to them."""
+
+    def __init__(self, settings: Any, read: Callable[[str], Any]) -> None:
+        object.__setattr__(self, "_settings", settings)
+        object.__setattr__(self, "_read", read)
+
+    def __getattribute__(self, name: str) -> Any:
+        settings = object.__getattribute__(self, "_settings")
+        return getattr(settings, name) if name[:2] == "__" else object.__getattribute__(self, "_read")(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(object.__getattribute__(self, "_settings"), name, value)
+
+
+def _done_to_settings(name: str) -> Callable[..., Any]:
+    def method(self: _Settings, *operands: Any) -> Any:
+        return getattr(object.__getattribute__(self, "_settings"), name)(*operands)
+
+    return method
+
+
+for _name in ("eq", "ne", "hash", "len", "iter", "contains", "getitem", "setitem", "delattr"):
+    setattr(_Settings, f"__{_name}__", _done_to_settings(f"__{_name}__"))
+
+
 PATCHING = Lock()  # all threads share the class of modules
 
 
@@ -109,8 +150,10 @@ def _watched(log: _Watch) -> Iterator[None]:
 
     def handed_out(self: nn.Module, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if type(value) not in (int, tuple, list) or id(self) not in log.paths or get_ident() != thread:
+        if id(self) not in log.paths or get_ident() != thread:
             return value
+        if type(value) not in (int, tuple, list):
+            return log.settings(self, name, value) if name[:1] != "_" and is_settings(value) else value
         if log.running and log.running[-1] is self and type(self).__module__.startswith("torch."):
             return value  # torch's own layers read theirs as they please; what they do is known
         return log.attribute(self, name, value)

@@ -1,27 +1,35 @@
-"""Verify a model that was cut in regions: each region by itself on draws, and the whole in its real forward pass."""
+"""Verify a model that was cut in regions: each region by itself on draws, and the whole in its real forward pass.
+
+A region that is given or hands on what is cut cannot stand alone; where there is one, the whole runs on draws of weights, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Node
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, first_names, fresh, tensors
-from secateur.structure.axes import Atom
-from secateur.structure.cases import Cases
+from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.borders import called_with, output_nodes
+from secateur.structure.cases import GAINS, Case, Cases
 from secateur.structure.difference import difference, is_usable
-from secateur.structure.frames import Inputs
+from secateur.structure.draws import Draw
+from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames
 from secateur.structure.infer import Structure
 from secateur.structure.reference import Reference, Statistics
-from secateur.structure.regions import Alone, called_with
+from secateur.structure.regions import Alone
 from secateur.structure.stand_in import run_substituted
 from secateur.structure.trace import Region, first_line
-from secateur.structure.verify import IN_DOUBLE, Rows, Verification, check_tensors, verify
-from secateur.trees import changed
+from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, Verification, check_tensors, select_rows, verify
+from secateur.trees import changed, tensors_within
 from secateur.types import Keep, Member, Site, Sites, VerificationError
 
 __all__ = ["WholeCases", "interpreted", "verify_whole"]
@@ -40,7 +48,54 @@ class WholeCases:
         assert structure is not None
         self.reference = reference
         self.parts = [(region, _part(reference, structure, region)) for region in structure.graph.regions]
+        self.gone = structure.gone(reference.keep)
+        self.by_call = {(region.path, called_with(_call(region))): region for region, _ in self.parts}
         self._answers: dict[bool, Any] = {}
+
+    @cached_property
+    def bordering(self) -> set[Region]:
+        """The regions that are given or hand on what is cut."""
+        structure = self.reference.structure
+        assert structure is not None
+        borders = {node for node in (*structure.graph.sources, *structure.graph.handed) if self._kept(node)}
+        return {region for region, _ in self.parts if not borders.isdisjoint(region.graph.nodes)}
+
+    def _kept(self, node: Node) -> dict[int, Tensor]:
+        """The rows that stay of a tensor, along each dimension that is cut."""
+        assert self.reference.structure is not None
+        keep_masks = [keep_vector(axis, self.gone) for axis in self.reference.structure.values[node].axes]
+        return {dim: mask.nonzero().flatten() for dim, mask in enumerate(keep_masks) if not bool(mask.all())}
+
+    def kept(self, path: str, call: Inputs, answer: Any) -> Any:
+        """What stays of the answer of a region that the masked model calls."""
+        region = self.by_call.get((path, called_with(call)))
+        if region not in self.bordering:
+            return answer
+        pairs = zip(tensors_within(answer), output_nodes(region), strict=False)
+        small = {id(tensor): select_rows(tensor, self._kept(node)) for tensor, node in pairs}
+        return changed(answer, lambda tensor: small.get(id(tensor), tensor))
+
+    @cached_property
+    def draws(self) -> list[Case]:
+        """Draws of weights on which the whole model runs, where regions border on what is cut: on the example, and elsewhere."""
+        if not self.bordering:
+            return []
+        cheap = all(part.cheap for region, part in self.parts if region in self.bordering)
+        at_example = (self._drawn(EXAMPLE, seed, gain) for seed, gain in enumerate(GAINS if cheap else GAINS[:1]))
+        elsewhere = (self._drawn(frame, 0, GAINS[0]) for frame in other_frames(self.reference.inputs))
+        return [*filter(None, at_example), *islice(filter(None, elsewhere), 1)]
+
+    def _drawn(self, frame: Frame, seed: int, gain: float) -> Case | None:
+        """A draw of weights; None where the model answers nothing with them, as it may decide otherwise then."""
+        reference, run = self.reference, _WholeStatistics(self)
+        inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, redrawn=frame is not EXAMPLE)
+        for mild in (False, True):
+            draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)
+            with suppress(Exception):
+                outputs = reference.outputs(draw, inputs, run)  # type: ignore[arg-type]
+                if is_usable(outputs):
+                    return Case(frame, draw, inputs, outputs)
+        return None
 
     def answers(self, double: bool) -> Any:
         """Return what the masked model answers to the example, and what its regions do on the way.
@@ -53,7 +108,7 @@ class WholeCases:
             self._answers[double] = self.reference.outputs(
                 tensors.__getitem__,
                 self.inputs(double),
-                _WholeStatistics(self.parts),  # type: ignore[arg-type]
+                _WholeStatistics(self),  # type: ignore[arg-type]
                 double=double,
             )
         return self._answers[double]
@@ -84,12 +139,13 @@ def verify_whole(
     check_tensors(cases.reference, cut, rows)
     verifications = {}
     for region, part in cases.parts:
-        if all(bool(keep_mask.all()) for keep_mask in part.reference.keep.values()):
+        if region in cases.bordering or all(bool(keep_mask.all()) for keep_mask in part.reference.keep.values()):
             continue
         part_rows = {_named(part.reference.model, name, cases.reference): dims for name, dims in rows.items()}
         present = {name: dims for name, dims in part_rows.items() if name is not None}
         verifications[region] = verify(part, Alone(cut, region.path), present, gone, tolerance)
     double, skipped = _in_double(cases, cut)
+    drawn = _on_draws(cases, cut, rows)
     with evaluating(cut), private_draws():
         example = difference(cases.answers(double=False), _run(cut, cases.reference.inputs, cases.paths()))
     if not example <= tolerance:
@@ -97,9 +153,10 @@ def verify_whole(
             raise VerificationError(_differs(example, "the example"))
         skipped.append(f"in its own type the whole model decides otherwise on the example (difference {example:.1e})")
         example = max((verification.example for verification in verifications.values()), default=0.0)
-    doubles = [double, *(verification.double for verification in verifications.values())]
+    doubles = [double, *drawn, *(verification.double for verification in verifications.values())]
     draws = [f"{region.path}: {draw}" for region, v in verifications.items() for draw in v.draws]
     skipped += [f"{region.path}: {why}" for region, v in verifications.items() for why in v.skipped]
+    draws += [f"the whole model with weights drawn anew, {case.frame}" for case in cases.draws]
     if double is not None:
         draws.append("the whole model on the example")
     return Verification(example, max((d for d in doubles if d is not None), default=None), tuple(draws), tuple(skipped))
@@ -128,6 +185,21 @@ def _in_double(cases: WholeCases, cut: nn.Module) -> tuple[float | None, list[st
     return double, []
 
 
+def _on_draws(cases: WholeCases, cut: nn.Module, rows: Rows) -> list[float]:
+    """The differences of the whole model on draws of weights."""
+    sliced, paths = Sliced(cases.reference, cut, rows), cases.paths()
+    differences = []
+    for case in cases.draws:
+        answers = sliced.run(case, lambda module, inputs: _run(module, inputs, paths))
+        # What regions do on the way is known at the example's shapes.
+        at = slice(None) if case.frame is EXAMPLE else slice(1)
+        deviation = difference(case.outputs[at], answers[at])
+        if not deviation <= IN_DOUBLE:
+            raise VerificationError(_differs(deviation, f"weights drawn anew, {case.frame}"))
+        differences.append(deviation)
+    return differences
+
+
 def _differs(deviation: float, on: str) -> str:
     return (
         f"the whole cut model differs from the masked one by {deviation:.2e} (relative) on {on}, so it was not returned. "
@@ -135,13 +207,18 @@ def _differs(deviation: float, on: str) -> str:
     )
 
 
-def _run(module: nn.Module, inputs: Inputs, paths: list[str]) -> Any:
+Take = Callable[[str, Inputs, Any], Any]
+"""Given a region's path, what it was called with and what it answers; returns what is compared of that."""
+
+
+def _run(module: nn.Module, inputs: Inputs, paths: list[str], take: Take = lambda _path, _call, answer: answer) -> Any:
     """What a model answers, and what its regions do on the way, in their order."""
     answers: list[Any] = []
-    handles = [
-        module.get_submodule(path).register_forward_hook(lambda _m, _a, answer: answers.append(answer))
-        for path in paths
-    ]
+
+    def hook(path: str) -> Any:
+        return lambda _module, args, kwargs, answer: answers.append(take(path, (args, kwargs), answer))
+
+    handles = [module.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True) for path in paths]
     args, kwargs = fresh(*inputs)
     try:
         return module(*args, **kwargs), answers
@@ -150,17 +227,21 @@ def _run(module: nn.Module, inputs: Inputs, paths: list[str]) -> Any:
             handle.remove()
 
 
+def _call(region: Region) -> Inputs:
+    args, kwargs = region.graph.args
+    return args, kwargs
+
+
 @dataclass(frozen=True, eq=False)
 class _WholeStatistics:
     """Runs the masked model; regions in which norms take statistics over what is cut are interpreted."""
 
-    parts: list[tuple[Region, Cases]]
+    cases: WholeCases
 
     def run(self, module: nn.Module, inputs: Inputs) -> Any:
         """Return what the model answers, and what its regions do on the way."""
-        paths = list(dict.fromkeys(region.path for region, _ in self.parts))
-        with interpreted(module, self.parts):
-            return _run(module, inputs, paths)
+        with interpreted(module, self.cases.parts):
+            return _run(module, inputs, self.cases.paths(), self.cases.kept)
 
 
 @contextmanager
@@ -169,8 +250,7 @@ def interpreted(module: nn.Module, parts: list[tuple[Region, Cases]]) -> Iterato
     by_call: dict[str, dict[tuple[Any, ...], Statistics]] = {}
     for region, part in parts:
         if part.reference.statistics is not None:
-            call = region.graph.args
-            by_call.setdefault(region.path, {})[called_with((call[0], call[1]))] = part.reference.statistics
+            by_call.setdefault(region.path, {})[called_with(_call(region))] = part.reference.statistics
     replaced: list[nn.Module] = []
     try:
         for path, statistics in by_call.items():

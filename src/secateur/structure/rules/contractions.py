@@ -119,7 +119,7 @@ def add_matmul(call: Call) -> Value:
     product_value = matrix_product(call, a, call["mat2"] or call["batch2"])
     bias: Value = call["self"]
     call.role(bias, len(bias.axes) - 1, "out")
-    zero = product_value.zero and bias.zero and covers(bias, call.shape, [product_value])
+    zero = product_value.zero and bias.zero and covers([bias], call.shape, [product_value])
     return pointwise(call, [product_value, bias], zero)
 
 
@@ -170,6 +170,18 @@ def _batch_axes(call: Call, a: tuple[Axis, ...], b: tuple[Axis, ...]) -> tuple[A
         elif mine.size == 1:
             out[-back] = other
     return tuple(out)
+
+
+@rule("cdist", "_cdist_forward", "_euclidean_dist")
+def distances(call: Call) -> Value:
+    """Between all rows of (…, n, k) and of (…, m, k): what is zero in both adds nothing."""
+    a, b = call["x1"], call["x2"]
+    call.unify(a.axes[-1], b.axes[-1])
+    if not (a.zero and b.zero):
+        call.freeze(a.axes[-1], because="distances along values that masking does not make zero")
+    rows = a.axes[-2], b.axes[-2]
+    zero = a.zero and b.zero and all(map(is_fixed, rows))
+    return Value((*_batch_axes(call, a.axes[:-2], b.axes[:-2]), *rows), zero)
 
 
 @rule("einsum")
@@ -266,7 +278,7 @@ def attention(call: Call) -> Value:
         freeze(product(*mask.axes[-2:]), "attention mask")
     axes = (*batch, query.axes[-2], value.axes[-1])
     # Without a query, all values count alike: only what the values have themselves is zero.
-    return Value(axes, value.zero and covers(value, call.shape, [Value(axes)]))
+    return Value(axes, value.zero and covers([value], call.shape, [Value(axes)]))
 
 
 def _grouped_heads(call: Call, query: Axis, key: Axis, value: Axis) -> Axis:

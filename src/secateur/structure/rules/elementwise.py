@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from secateur.structure.axes import Atom, Axis, fixed, is_fixed
 from secateur.structure.rules.parts import halve
-from secateur.structure.rules.registry import Call, Value, op_name, rule
+from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
 
 # f(0) = 0: what is zero in the masked model stays zero.
 KEEP_ZERO = (
     "relu relu6 leaky_relu elu selu celu gelu silu mish hardswish hardtanh tanh hardshrink softshrink "
     "rrelu threshold sin tan asin atan sinh asinh atanh erf sqrt square abs neg sign round floor ceil trunc "
-    "frac expm1 log1p dropout feature_dropout alpha_dropout native_dropout clone contiguous detach detach_copy alias "
+    "frac expm1 log1p angle sgn rad2deg dropout feature_dropout alpha_dropout native_dropout clone contiguous detach detach_copy alias "
     "to _to_copy type_as lift_fresh_copy lift_fresh positive nan_to_num deg2rad conj "
     "_conj _conj_physical conj_physical _neg_view imag resolve_conj resolve_neg real quantize_per_tensor fake_quantize_per_tensor_affine"
 )
 # f(0) ≠ 0, or f depends on what the rule does not read.
 LOSE_ZERO = (
     "sigmoid hardsigmoid softplus log_sigmoid exp exp2 log log2 log10 cos cosh acos rsqrt reciprocal erfc "
-    "erfinv logical_not bitwise_not isnan isinf isfinite digamma lgamma bernoulli logit sinc special_expm1"
+    "erfinv logaddexp logaddexp2 logical_not bitwise_not isnan isinf isfinite digamma lgamma bernoulli logit sinc special_expm1"
 )
-ADD = "add sub rsub maximum minimum fmax fmin logaddexp hypot logical_or bitwise_or bitwise_xor copysign atan2 complex polar"
+ADD = "add sub rsub maximum minimum fmax fmin hypot logical_or bitwise_or bitwise_xor copysign atan2 complex polar"
 MULTIPLY = "mul logical_and bitwise_and"
 DIVIDE = "div true_divide floor_divide remainder fmod pow float_power xlogy"
 COMPARE = "eq ne lt le gt ge isclose heaviside"
@@ -43,14 +45,18 @@ def pointwise(call: Call, values: list[Value], zero: bool) -> Value:
     return Value(tuple(axes), zero, tuple(sources))
 
 
-def covers(value: Value, shape: tuple[int, ...], others: list[Value]) -> bool:
-    """Whether `value` has every axis of the result that may be cut, rather than being broadcast over one."""
-    for other in others:
-        for back, axis in enumerate(reversed(other.axes), start=1):
-            mine = value.axes[-back].size if back <= len(value.axes) else 1
-            if mine != axis.size and axis.size == shape[-back] and not is_fixed(axis):
-                return False
-    return True
+def covers(values: Sequence[Value], shape: tuple[int, ...], others: Iterable[Value]) -> bool:
+    """Whether `values` together have every axis of the result that may be cut, rather than being broadcast over one."""
+    return all(
+        axis.size != shape[-back] or is_fixed(axis) or any(_size(value, back) == axis.size for value in values)
+        for other in others
+        for back, axis in enumerate(reversed(other.axes), start=1)
+    )
+
+
+def _size(value: Value, back: int) -> int:
+    """The size of a dimension counted from the last, of which those that are not there have one entry."""
+    return value.axes[-back].size if back <= len(value.axes) else 1
 
 
 @rule(*KEEP_ZERO.split())
@@ -81,14 +87,15 @@ def clamp(call: Call) -> Value:
 def add(call: Call) -> Value:
     values = call.values()
     scalar = any(isinstance(call[k], (int, float)) and call[k] != 0 for k in ("self", "other"))
-    zero = not scalar and all(v.zero and covers(v, call.shape, values) for v in values)
+    zero = not scalar and all(v.zero and covers([v], call.shape, values) for v in values)
     return pointwise(call, values, zero)
 
 
 @rule(*MULTIPLY.split())
 def multiply(call: Call) -> Value:
     values = call.values()
-    return pointwise(call, values, any(v.zero and covers(v, call.shape, values) for v in values))
+    zeros = [v for v in values if v.zero]
+    return pointwise(call, values, bool(zeros) and covers(zeros, call.shape, values))
 
 
 @rule(*DIVIDE.split())
@@ -96,21 +103,22 @@ def divide(call: Call) -> Value:
     values = call.values()
     first = call["self"]
     exponent = call["exponent"]
-    zero = isinstance(first, Value) and first.zero and covers(first, call.shape, values)
-    return pointwise(call, values, zero and not (isinstance(exponent, (int, float)) and exponent <= 0))
+    zero = isinstance(first, Value) and first.zero and covers([first], call.shape, values)
+    positive = exponent is None or (isinstance(exponent, (int, float)) and exponent > 0)  # 0⁰ is 1
+    return pointwise(call, values, zero and positive)
 
 
 @rule("addcmul", "addcdiv")
 def add_product(call: Call) -> Value:
     values = call.values()
-    zero = all(v.zero and covers(v, call.shape, values) for v in values[:2])
+    zero = all(v.zero and covers([v], call.shape, values) for v in values[:2])
     return pointwise(call, values, zero)
 
 
 @rule("lerp")
 def lerp(call: Call) -> Value:
     values = call.values()
-    return pointwise(call, values, all(v.zero and covers(v, call.shape, values) for v in values[:2]))
+    return pointwise(call, values, all(v.zero and covers([v], call.shape, values) for v in values[:2]))
 
 
 @rule("where", "masked_fill")
@@ -119,7 +127,7 @@ def choose(call: Call) -> Value:
     filled = call["value"] if call["value"] is not None else call["other"]
     branches = [v for v in (call["self"], filled) if isinstance(v, Value)]
     literal = any(isinstance(v, (int, float)) and v != 0 for v in (call["self"], filled))
-    zero = not literal and all(v.zero and covers(v, call.shape, values) for v in branches)
+    zero = not literal and all(v.zero and covers([v], call.shape, values) for v in branches)
     return pointwise(call, values, zero)
 
 
@@ -163,4 +171,27 @@ def fill(call: Call) -> Value:
 @rule("copy")
 def copy(call: Call) -> Value:
     values = [call["self"], call["src"]]
-    return pointwise(call, values, values[1].zero and covers(values[1], call.shape, values))
+    return pointwise(call, values, values[1].zero and covers([values[1]], call.shape, values))
+
+
+@rule("bucketize", "searchsorted")
+def numbers_of_buckets(call: Call) -> Value:
+    """The place of every number among sorted ones: the same for all, or those of the same row."""
+    numbers: Value = call["self"]
+    bounds: Value = call["boundaries"] or call["sorted_sequence"]
+    call.freeze(bounds.axes[-1], because="numbers are looked up along")
+    if len(bounds.axes) > 1:
+        call.freeze(numbers.axes[-1], because="numbers are looked up along")
+        for mine, other in zip(numbers.axes[:-1], bounds.axes[:-1], strict=True):
+            call.unify(mine, other)
+    return Value(numbers.axes, zero=False)
+
+
+@rule("isin")
+def is_among(call: Call) -> Value | list[Value]:
+    numbers, tested = call["elements"], call["test_elements"]
+    if not isinstance(numbers, Value):
+        return freeze_all(call, "compared with every entry")
+    if isinstance(tested, Value):
+        call.freeze(*tested.axes, because="compared with every entry")
+    return Value(numbers.axes, zero=False)

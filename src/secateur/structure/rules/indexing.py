@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from secateur.structure.axes import Axis, fixed, is_fixed
+from secateur.structure.rules.elementwise import covers, pointwise
 from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
 from secateur.structure.rules.shapes import with_axis
 
@@ -60,15 +61,34 @@ def _is_mask(call: Call, number: int) -> bool:
     return isinstance(node, Node) and node.meta["val"].dtype in (torch.bool, torch.uint8)
 
 
-@rule("gather", "take_along_dim")
+@rule("gather")
 def gather(call: Call) -> Value:
-    x, index_value = call["self"], call["index"] or call["indices"]
+    x, index_value = call["self"], call["index"]
     dim = (call["dim"] or 0) % len(x.axes)
     call.freeze(x.axes[dim], index_value.axes[dim], because="gathered by an index")
     for d, (a, b) in enumerate(zip(x.axes, index_value.axes, strict=True)):
         if d != dim:
             (call.unify if a.size == b.size else call.freeze)(a, b)
     return Value(index_value.axes, x.zero)
+
+
+@rule("take_along_dim")
+def take_along(call: Call) -> Value | list[Value]:
+    """As `gather`, but for dimensions of one entry, which are repeated."""
+    x, index_value = call["self"], call["indices"]
+    if call["dim"] is None:
+        return freeze_all(call, "gathered by an index")
+    dim = call["dim"] % len(x.axes)
+    call.freeze(x.axes[dim], index_value.axes[dim], because="gathered by an index")
+    beside = pointwise(call, [with_axis(v, dim, fixed(call.shape[dim], "gathered")) for v in (x, index_value)], x.zero)
+    return Value(beside.axes, x.zero and covers([x], call.shape, [index_value]))
+
+
+@rule("take")
+def take(call: Call) -> Value:
+    """Numbers of a table at flat places."""
+    call.freeze(*call["self"].axes, because="taken by an index")
+    return Value(call["index"].axes, zero=False)
 
 
 @rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_reduce")

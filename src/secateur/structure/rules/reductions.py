@@ -1,11 +1,12 @@
 """Rules of the ops that reduce, pool or normalise.
 
-A sum over a cut axis is exact where the removed entries are zero. A mean, a variance or a softmax sees fewer entries
-afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
+A sum over a cut axis is exact where the removed entries are zero. A mean, a variance, a softmax or an extreme sees fewer
+entries afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch.fx import Node
@@ -30,11 +31,28 @@ def _reduced(call: Call, x: Value, dims: list[int]) -> tuple[Axis, ...]:
 def reduce_sum(call: Call) -> Value:
     x: Value = call["self"]
     dims = _dims(call["dim"], len(x.axes))
-    if not x.zero:
+    order = call["ord"] if call["ord"] is not None else call["p"]
+    if isinstance(order, (int, float)) and order < 0:  # the smallest entries count most
+        call.statistic(*(x.axes[d] for d in dims))
+    elif not x.zero:
         call.freeze(*(x.axes[d] for d in dims), because="summed with values that masking does not make zero")
     if dims == [len(x.axes) - 1] and _is_product(call.node.args[0]):  # attention as (queries * keys).sum(-1)
         call.unit(x.axes[-1], "head dimension")
     return Value(_reduced(call, x, dims), x.zero)
+
+
+@rule("pairwise_distance")
+def distance(call: Call) -> Value:
+    """The length of a − b + eps along the last dimension, to which the eps of a unit belongs that is gone."""
+    pair = [call["x1"], call["x2"]]
+    width = pair[0].axes[-1]
+    call.unify(width, pair[1].axes[-1])
+    if not all(v.zero for v in pair):
+        call.freeze(width, because="distances along values that masking does not make zero")
+    call.statistic(width)
+    ends = (fixed(1),) if call["keepdim"] else ()
+    without = [Value((*v.axes[:-1], *ends), v.zero) for v in pair]
+    return Value(pointwise(call, without, zero=False).axes, zero=False)
 
 
 def _is_product(source: object) -> bool:
@@ -53,19 +71,28 @@ def reduce_statistic(call: Call) -> Value | list[Value]:
     return [value, value] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
 
 
-@rule("amax", "amin", "logsumexp", "max", "min", "median", "mode")
+@rule("amax", "amin", "aminmax", "logsumexp", "max", "min", "median", "any", "all")
 def reduce_extreme(call: Call) -> Value | list[Value]:
-    """An extreme over removed units would compare with their zeros in the masked model: the axis is frozen."""
+    """An extreme is one of fewer entries after a cut, at another place."""
     x: Value = call["self"]
     if call["other"] is not None:  # max(a, b) entry by entry
         values = [x, call["other"]]
-        return pointwise(call, values, all(v.zero and covers(v, call.shape, values) for v in values))
+        return pointwise(call, values, all(v.zero and covers([v], call.shape, values) for v in values))
     dims = _dims(call["dim"], len(x.axes))
-    call.freeze(*(x.axes[d] for d in dims), because="an extreme of all entries")
+    named = op_name(call.node) != "aminmax"
+    if named and _reads_second(call.node):
+        call.freeze(*(x.axes[d] for d in dims), because="the place of an extreme is read")
+    call.statistic(*(x.axes[d] for d in dims))
     value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
-    # The places of extremes, which come second, are any where all is zero.
-    places = Value(value.axes, zero=False)
-    return [value, places] if isinstance(call.node.meta.get("val"), (tuple, list)) else value
+    if not isinstance(call.node.meta.get("val"), (tuple, list)):
+        return value
+    # The places of extremes are any where all is zero.
+    return [value, Value(value.axes, value.zero and not named)]
+
+
+def _reads_second(node: Node) -> bool:
+    """Whether what an op gives second is read."""
+    return any(user.target is operator.getitem and user.args[1] == 1 and user.users for user in node.users)
 
 
 @rule(
@@ -77,31 +104,32 @@ def reduce_extreme(call: Call) -> Value | list[Value]:
     "cumsum",
     "cumprod",
     "prod",
-    "any",
-    "all",
     "logcumsumexp",
     "kthvalue",
+    "mode",
     "cummax",
+    "cummin",
 )
 def along(call: Call) -> Value | list[Value]:
     """What depends on the order or the number of entries freezes the axis it runs along."""
     x: Value = call["self"]
-    dims = (
-        _dims(call["dim"], len(x.axes))
-        if call["dim"] is not None or op_name(call.node) not in {"topk", "sort", "argsort"}
-        else [len(x.axes) - 1]
-    )
+    last = op_name(call.node) in {"topk", "sort", "argsort", "kthvalue", "mode"}
+    dims = _dims(-1 if last and call["dim"] is None else call["dim"], len(x.axes))
     call.freeze(*(x.axes[d] for d in dims), because="depends on every entry")
     outputs = []
-    for shape in output_shapes(call.node):
+    for number, shape in enumerate(output_shapes(call.node)):
         if len(shape) == len(x.axes):
             axes = tuple(
                 fixed(s, "reduced") if d in dims else a for d, (s, a) in enumerate(zip(shape, x.axes, strict=True))
             )
         else:
             axes = tuple(a for d, a in enumerate(x.axes) if d not in dims)
-        outputs.append(Value(axes, zero=False))
+        # Places come second, or alone.
+        outputs.append(Value(axes, x.zero and number == 0 and op_name(call.node) not in PLACES_OR_LOGARITHMS))
     return outputs if isinstance(call.node.meta.get("val"), (tuple, list)) else outputs[0]
+
+
+PLACES_OR_LOGARITHMS = {"argmax", "argmin", "argsort", "logcumsumexp"}
 
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax")
@@ -206,13 +234,26 @@ def pool(call: Call) -> Value | list[Value]:
     """Channels pass; what is pooled over is frozen."""
     x: Value = call.values()[0]
     count = next(k for k in (1, 2, 3) if f"{k}d" in op_name(call.node))
+    along_units = not all(map(is_fixed, x.axes[-count:]))
     call.freeze(*x.axes[-count:], because="pooled over")
+    why = f"pooled over at {call.reason}" if along_units else "spatial axis"
     outputs = [
         # The places of maxima, which come second, are any where all is zero.
-        Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in shape[-count:])), x.zero and not places)
+        Value((*x.axes[:-count], *(fixed(s, why) for s in shape[-count:])), x.zero and not places)
         for places, shape in enumerate(output_shapes(call.node))
     ]
     return outputs if isinstance(call.node.meta.get("val"), (tuple, list)) else outputs[0]
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(call: Call) -> Value:
+    """Channels pass, and those of the places are the same."""
+    x, places = call["self"], call["indices"]
+    count = 2 if "2d" in op_name(call.node) else 3
+    call.freeze(*x.axes[-count:], *places.axes[-count:], because="pooled over")
+    for mine, other in zip(x.axes[:-count], places.axes[:-count], strict=True):
+        call.unify(mine, other)
+    return Value((*x.axes[:-count], *(fixed(s, "spatial axis") for s in call.shape[-count:])), x.zero)
 
 
 @rule("grid_sampler", "grid_sampler_2d", "affine_grid_generator")
@@ -229,18 +270,30 @@ def grid_sample(call: Call) -> Value | list[Value]:
 
 @rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_hfft", "fft_ihfft")
 def fourier(call: Call) -> Value:
-    return _transformed(call, [-1 if call["dim"] is None else call["dim"]])
+    return _transformed(call, call["dim"])
 
 
 @rule("fft_fft2", "fft_ifft2", "fft_rfft2", "fft_irfft2", "fft_hfft2", "fft_ihfft2")
 def fourier_of_planes(call: Call) -> Value:
-    return _transformed(call, call["dim"] or [-2, -1])
+    return _transformed(call, call["dim"])
 
 
 @rule("fft_fftn", "fft_ifftn", "fft_rfftn", "fft_irfftn", "fft_hfftn", "fft_ihfftn")
 def fourier_of_all(call: Call) -> Value:
     last = len(call["s"] or call["self"].axes)
     return _transformed(call, call["dim"] or list(range(-last, 0)))
+
+
+@rule("stft", "istft")
+def fourier_of_windows(call: Call) -> Value:
+    """Of one signal or a batch of them: frequencies and windows, or back; what is frozen in the result is all but the batch."""
+    x: Value = call["self"]
+    spectrum = op_name(call.node) == "istft"
+    count = 2 if spectrum else 1
+    window = [call["window"]] if isinstance(call["window"], Value) else []
+    call.freeze(*x.axes[-count:], *(axis for w in window for axis in w.axes), because="a Fourier transform along")
+    batch = x.axes[:-count]
+    return Value((*batch, *(fixed(s, "windows or times") for s in call.shape[len(batch) :])), x.zero)
 
 
 @rule("fft_fftshift", "fft_ifftshift")

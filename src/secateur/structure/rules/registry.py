@@ -12,8 +12,7 @@ from torch.fx import Node
 
 from secateur.structure.axes import Axis, fixed, freeze, is_fixed, unify
 from secateur.structure.carriers import Dimension
-from secateur.structure.nodes import innermost
-from secateur.structure.trace import where
+from secateur.structure.nodes import innermost, where
 
 __all__ = ["RULES", "Call", "Ties", "Value", "freeze_all", "op_name", "output_shapes", "rule", "shape_of"]
 
@@ -50,6 +49,7 @@ class Ties:
         units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
         aligned: axes that an op takes at multiples of a size alone, with that multiple.
         counted: dimensions whose size the code has from a module or from a tensor, and not as a number written in it.
+        batchless: nodes that no input reaches, so that none of their dimensions is that of the samples.
     """
 
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
@@ -59,6 +59,7 @@ class Ties:
     unmasked: set[tuple[str, int]] = field(default_factory=set)
     aligned: list[tuple[Axis, int]] = field(default_factory=list)
     counted: frozenset[Dimension] = frozenset()
+    batchless: frozenset[Node] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)

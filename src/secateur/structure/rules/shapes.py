@@ -148,15 +148,17 @@ def _grew(x: Value, shape: Sequence[int], extra: int) -> list[bool]:
 def repeat(call: Call) -> Value:
     """What a number in the code repeats stays so; one entry that an attribute or a shape repeats is as when it is expanded.
 
-    Along the first dimension one entry may be the one sample of the example, and more samples stand otherwise between heads.
+    Along the first dimension of what the inputs reach, one entry may be the one sample of the example, and more samples stand
+    otherwise between heads.
     """
     x: Value = call["self"]
+    samples = call.node.args[0] not in call.ties.batchless
     extra, zero = len(call.shape) - len(x.axes), x.zero
     axes: list[Axis] = []
     for dim, size in enumerate(call.shape):
         old = x.axes[dim - extra] if dim >= extra else fixed(1)
         times = size // old.size if old.size else 0
-        spread = dim > 0 and old.size == 1 < times and call.is_counted(dim)
+        spread = (dim > 0 or not samples) and old.size == 1 < times and call.is_counted(dim)
         added = Atom(times) if spread else fixed(times, f"repeated at {call.reason}")
         axes.append(old if times == 1 else product(added, old))
         zero = zero and not spread
@@ -185,11 +187,6 @@ def cat(call: Call) -> Value:
                 call.unify(axes[d], axis)
     axes[dim] = total(*(v.axes[dim] for v in values))
     return Value(tuple(axes), all(v.zero for v in values))
-
-
-@rule("vstack", "hstack")
-def stack_along(call: Call) -> Value | list[Value]:
-    return freeze_all(call, "stacked")
 
 
 @rule("stack")
