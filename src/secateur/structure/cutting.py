@@ -259,7 +259,7 @@ def _attribute_sets(
     if rebuilt is not None:
         paths = dict.fromkeys([*certain_edits, *rebuilt])
         yield {path: {**certain_edits.get(path, {}), **rebuilt.get(path, {})} for path in paths}
-    yield from proposals(model, structure, gone, certain_edits)
+    yield from proposals(model, structure.joint, gone, certain_edits)
 
 
 def _originals(model: nn.Module, attributes: Edits) -> Edits:
@@ -318,7 +318,7 @@ def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
             )
     # What a property computes has no rows of its own.
     rows = {name: dims for name, dims in rows.items() if name not in structure.derived or _is_held(model, name)}
-    return Plan(rows, edits(model, structure, gone, shapes))
+    return Plan(rows, edits(model, structure.joint, gone, shapes))
 
 
 def _is_held(model: nn.Module, name: str) -> bool:
