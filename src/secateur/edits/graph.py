@@ -35,7 +35,7 @@ class GraphCut(Edit):
         inputs: the example inputs.
         shapes: the shapes of the inputs that the graph takes: None for a size that may be any, two numbers for one from and
             to; others are refused.
-        conditions: what must be true of those sizes besides, in words.
+        conditions: what must be true of those sizes besides, and of the circumstances of a call, in words.
         eval_only: why it runs in eval mode alone; empty where it runs in train mode, too.
         refused: the circumstances of a call that it refuses (`structure.circumstances`).
     """

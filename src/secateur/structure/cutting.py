@@ -31,7 +31,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
-from secateur.structure.parting import parting_place
+from secateur.structure.parting import with_place
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.trace import model_line
@@ -243,24 +243,12 @@ def _module_form(
             verification = _verified(cases, small, plan, gone, tolerance)
             return CutModel(small, Plan(plan.rows, attributes), verification)
         except VerificationError as error:
-            failure = failure or _with_place(error, cases.reference, small, form)
+            failure = failure or (with_place(error, cases.reference, small) if form == "module" else error)
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
             failure = failure or CutError(_cannot_run(small, structure, form, error) + _uneven(cases.reference))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
     raise failure
-
-
-def _with_place(error: VerificationError, reference: Reference, small: nn.Module, form: Form) -> VerificationError:
-    """The error with the line that stands in the way, where a graph would do."""
-    if form != "module" or reference.structure is None or reference.structure.graph.without_form:
-        return error
-    if not (place := parting_place(reference, small)):
-        return error
-    return VerificationError(
-        f"cut: the smaller {type(small).__name__} answers otherwise than the masked one, from {place} on: what the code does there hangs "
-        'on a size that the cut changes. Allow form="graph", leave the site out with ignore=., or change the code'
-    )
 
 
 def _attribute_sets(
