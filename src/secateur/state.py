@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.checks import in_one_line
-from secateur.trees import copied_with, leaves_within, tensors_within
+from secateur.trees import copied_with, leaves_within, look_into, tensors_within
 from secateur.types import ExampleInputs, InputError, SecateurError, brief
 from secateur.untouched import ParameterWrites, untouched
 
@@ -122,7 +123,8 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     >>> split_inputs(torch.zeros(1)), split_inputs({"x": torch.zeros(1)})
     (((tensor([0.]),), {}), ((), {'x': tensor([0.])}))
     """
-    args, kwargs = arguments_of(example_inputs)
+    look_into(example_inputs)
+    args, kwargs = _apart(*arguments_of(example_inputs))
     input_tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     if not input_tensors:
         raise InputError(
@@ -136,6 +138,18 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     if any(bool(torch.isnan(x).any()) for x in input_tensors if not x.is_meta):
         raise InputError("example_inputs hold NaN, which verifies nothing; give a real sample, or noise")
     return args, kwargs
+
+
+def _apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs with a copy where one is given twice: a trace would take the two for one, whatever others are given."""
+    leaves, form = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len({id(x) for x in tensors}) == len(tensors):
+        return args, kwargs
+    first = {id(x): number for number, x in reversed(list(enumerate(leaves)))}
+    apart = [x.clone() if isinstance(x, Tensor) and first[id(x)] != number else x for number, x in enumerate(leaves)]
+    separate: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_unflatten(apart, form)
+    return separate
 
 
 def fresh(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -197,12 +211,26 @@ def called_in_place(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     except UNCHANGED:
         raise
     except Exception as error:
+        if isinstance(error, NotImplementedError) and (operator := HIGHER_ORDER.search(str(error))):
+            raise InputError(_higher_order(model, operator[1])) from error
         leaves = pytree.tree_leaves((args, dict(kwargs)))
         shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else brief(x) for x in leaves)
         raise InputError(
             f"the model's forward pass failed on the example inputs {shapes}: {in_one_line(error)}. "
             "Pass inputs that the model takes."
         ) from error
+
+
+HIGHER_ORDER = re.compile(r"HigherOrderOperator (\w+) and mode")
+INSTEAD = {"cond": "torch.where", "flex_attention": "torch.nn.functional.scaled_dot_product_attention"}
+
+
+def _higher_order(model: nn.Module, operator: str) -> str:
+    instead = f"call {INSTEAD[operator]} in its place" if operator in INSTEAD else "write out what it does"
+    return (
+        f"the forward pass of {type(model).__name__} calls torch's higher-order operator {operator!r}, which runs functions that "
+        f"nobody can follow from outside; {instead}, or give the parts of the model that do not call it, one by one"
+    )
 
 
 def arguments_of(inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

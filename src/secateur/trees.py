@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.types import InputError
 
@@ -22,6 +24,7 @@ __all__ = [
     "copied_with",
     "joined",
     "leaves_within",
+    "look_into",
     "numbers_within",
     "side_by_side",
     "tensors_within",
@@ -106,6 +109,79 @@ def _slots(kind: type) -> Iterator[str]:
     for name in [slots] if isinstance(slots, str) else slots:
         private = name.startswith("__") and not name.endswith("__")
         yield f"_{kind.__name__.lstrip('_')}{name}" if private else name
+
+
+def look_into(value: Any) -> None:
+    """Let torch's trees look into the objects within `value` that hold tensors, such as a dataclass: their types become nodes.
+
+    A type that torch's trees know stays as it is, and so does one that holds itself. What a node holds beside tensors goes
+    with its form.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Batch:
+    ...     pixels: torch.Tensor
+    ...     name: str = "one"
+    >>> look_into((batch := Batch(torch.ones(2)),))
+    >>> pytree.tree_map(lambda tensor: tensor + 1, batch)
+    Batch(pixels=tensor([2., 2.]), name='one')
+    """
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, (Tensor, *CLOSED)) or not tensors_within(leaf):
+            continue
+        if not isinstance(leaf, (Mapping, *CONTAINERS)) and not _returns_to_itself(leaf, ()):
+            pytree.register_pytree_node(
+                type(leaf),
+                _taken_apart,
+                partial(_put_together, type(leaf)),
+                serialized_type_name=f"{type(leaf).__module__}.{type(leaf).__qualname__}",
+                flatten_with_keys_fn=_with_keys,
+            )
+            look_into(value)
+            return
+
+
+def _returns_to_itself(value: Any, above: tuple[int, ...]) -> bool:
+    """Whether what a value holds leads back to it."""
+    if isinstance(value, (Tensor, *CLOSED)):
+        return False
+    if id(value) in above or len(above) > DEPTH:
+        return True
+    return any(_returns_to_itself(part, (*above, id(value))) for part in _parts(value))
+
+
+class _Rest(dict[str, Any]):
+    """What an object holds beside tensors, by attribute; two are alike that have it in the same attributes."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Rest) and self.keys() == other.keys()
+
+    __hash__ = None
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
+    return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+
+
+def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], _Rest]]:
+    attributes = _attributes(value)
+    names = tuple(name for name, held in attributes.items() if tensors_within(held))
+    rest = _Rest({name: held for name, held in attributes.items() if name not in names})
+    return [attributes[name] for name in names], (names, rest)
+
+
+def _with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...], _Rest]]:
+    held, context = _taken_apart(value)
+    return [(pytree.GetAttrKey(name), inner) for name, inner in zip(context[0], held, strict=True)], context
+
+
+def _put_together(kind: type, held: Any, context: tuple[tuple[str, ...], _Rest]) -> Any:
+    names, rest = context
+    made: Any = object.__new__(kind)
+    for name, inner in [*rest.items(), *zip(names, held, strict=True)]:
+        object.__setattr__(made, name, inner)  # whether or not it is frozen
+    return made
 
 
 def changed(value: Any, change: Callable[[Tensor], Any]) -> Any:

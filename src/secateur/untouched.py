@@ -246,8 +246,9 @@ class ParameterWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ['bias']
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, note: Callable[..., None] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.note = note
         named = ((n, p) for n, p in model.named_parameters() if not isinstance(p, UNMADE))
         self._at = {p.untyped_storage()._cdata: (n, p.detach()) for n, p in named if p.layout == torch.strided}
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -261,7 +262,10 @@ class ParameterWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 name, parameter = hit
                 self.names.append(name)
                 self._before.append((parameter, parameter.clone()))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if self.note is not None:
+            self.note(func, args, kwargs or {}, result)
+        return result
 
     def put_back(self) -> None:
         """Write the old numbers into the parameters that were written to."""
@@ -270,12 +274,16 @@ class ParameterWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def writes_refused(model: nn.Module) -> Iterator[None]:
+def writes_refused(model: nn.Module, note: Callable[..., None] | None = None) -> Iterator[None]:
     """Refuse a forward pass that writes into the model's parameters, and put their numbers back.
 
     Every op is looked at, so it takes longer than `untouched`; one pass shows what a model does.
+
+    Args:
+        model: the model.
+        note: is told of every op, what it is given by position and by name, and what it answers.
     """
-    writes = ParameterWrites(model)
+    writes = ParameterWrites(model, note)
     try:
         with writes:
             yield

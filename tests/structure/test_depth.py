@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,6 +37,48 @@ class Deep(nn.Module):
         for block in self.blocks:
             x = block(x, 2.0)
         return self.tail(x)
+
+
+class Branch(nn.Module):
+    """What a parent adds to what it has: zeros where its parameters are."""
+
+    def __init__(self, tupled: bool = False) -> None:
+        super().__init__()
+        self.fc, self.act, self.tupled = nn.Linear(2, 2), nn.Tanh(), tupled
+
+    def forward(self, x: Tensor, factor: float = 1.0) -> Any:
+        h = self.act(self.fc(x)) * factor
+        return (h,) if self.tupled else h
+
+
+class Summed(nn.Module):
+    """A loop that adds; normed, scaled and dropped before that, or in place; and blocks that look alike and are not added."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.blocks = nn.ModuleList([Branch(kind == "tuple") for _ in range(3)])
+        self.plain = nn.Sequential(Branch(), Branch())
+        self.gamma, self.norm, self.drop = nn.Parameter(torch.rand(2)), nn.LayerNorm(2), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 1.0
+        for block in self.blocks:
+            if self.kind == "in place":
+                x += block(x, 2.0)
+            elif self.kind == "scaled":
+                x = self.drop(self.gamma * block(self.norm(x))) + x
+            elif self.kind == "tuple":
+                x = x + block(x)[0]
+            elif self.kind == "product":
+                x = x * (1 + block(x))
+            elif self.kind == "twice":
+                h = block(x)
+                x = torch.cat([x + h, h], 1)[:, :2]
+            else:
+                x = x + block(x)
+        answer: Tensor = self.plain(x)
+        return answer
 
 
 X = torch.tensor([[1.0, 2.0], [-1.0, 0.5]])
@@ -91,3 +136,24 @@ def test_transformer_layers_are_blocks() -> None:
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(InputError, match="forward pass failed"):
         sc.blocks(Deep(), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("kind", ["added", "in place", "scaled", "tuple"])
+def test_a_block_that_the_model_adds_leaves_zeros(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Summed(kind)
+    sites = sc.blocks(model, X)
+    assert {name: site.size for name, site in sites.items()} == {"blocks": 3}
+    assert dict(sites.frozen) == {"plain.0": "is no residual block", "plain.1": "is no residual block"}
+    keep = {"blocks": torch.tensor([True, False, True])}
+    small = sc.cut(model, sites, keep)
+    torch.testing.assert_close(small(X), sc.mask(model, sites, keep)(X))
+    assert isinstance(small.get_submodule("blocks.1"), Skip)
+    result = sc.Result.of(model, sites, keep)
+    again = sc.load(result.save(tmp_path / "small"), Summed(kind))
+    assert torch.equal(again.eval()(X), result.model.eval()(X))
+
+
+@pytest.mark.parametrize("kind", ["product", "twice"])
+def test_a_block_whose_zeros_go_elsewhere_stays(kind: str) -> None:
+    assert not sc.blocks(Summed(kind), X)

@@ -33,7 +33,7 @@ class Literal(nn.Module):
 
 
 def pruned(model: nn.Module) -> sc.Result:
-    result = sc.prune(model, torch.randn(2, 3, 6, 6), sparsity=0.3, latency=False)
+    result = sc.prune(model, torch.randn(2, 3, 6, 6), sparsity=0.3, latency=False, form="graph")
     assert isinstance(result.model, GraphModule)
     return result
 

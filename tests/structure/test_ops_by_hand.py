@@ -13,11 +13,10 @@ from torch import Tensor, fx, nn
 from secateur.structure import channels
 from secateur.structure.axes import Atom, fixed, is_fixed
 from secateur.structure.cost import COUNTS, _Left
-from secateur.structure.ops import by_sample, is_view, product_of
+from secateur.structure.ops import by_sample, flattens, is_view, product_of
 from secateur.structure.rules import RULES, Call, Value
 from secateur.structure.rules.registry import Ties
 from secateur.structure.stand_in import _grouped_mm
-from secateur.structure.verify import _flattens
 
 ATEN = torch.ops.aten
 
@@ -44,6 +43,7 @@ def node_of(op: Callable[..., Any], *args: Any) -> fx.Node:
         ("ij,jk->ik", [(2, 3), (3, 5)], 2 * 3 * 5),
         (" b i j , b j k -> b i k ", [(7, 2, 3), (7, 3, 5)], 7 * 2 * 3 * 5),
         ("ij,ij->", [(2, 3), (2, 3)], 2 * 3),
+        ("ij,jk->ik", [(2, 3), (1, 5)], 2 * 3 * 5),
         ("ij->ji", [(2, 3)], 0),
         ("ij,jk,kl->il", [(2, 3), (3, 5), (5, 7)], 0),
         ("...j,jk->...k", [(2, 3), (3, 5)], 0),
@@ -114,13 +114,13 @@ def test_an_item_of_a_tuple_may_be_a_view_and_what_has_no_schema_is_none() -> No
     ],
 )
 def test_only_what_joins_the_last_axes_flattens(before: tuple[int, ...], after: tuple[int, ...], joins: bool) -> None:
-    assert _flattens(node_of(ATEN.view.default, before, list(after))) is joins
-    assert _flattens(node_of(ATEN.reshape.default, before, list(after))) is joins
+    assert flattens(node_of(ATEN.view.default, before, list(after))) is joins
+    assert flattens(node_of(ATEN.reshape.default, before, list(after))) is joins
 
 
 def test_an_op_that_changes_no_shape_or_reads_nothing_does_not_flatten() -> None:
-    assert not _flattens(node_of(ATEN.relu.default, (2, 3)))
-    assert not _flattens(fx.Graph().call_function(ATEN.view.default, ()))
+    assert not flattens(node_of(ATEN.relu.default, (2, 3)))
+    assert not flattens(fx.Graph().call_function(ATEN.view.default, ()))
 
 
 # ---- repeating by broadcasting ----

@@ -235,7 +235,7 @@ def test_tensors_of_the_last_step_are_no_outputs() -> None:
     class Trains(Net):
         def forward(self, x: Tensor) -> Any:
             y, h = self.middle(x)
-            if self.training:
+            if torch.is_grad_enabled():
                 self.features = h
             return y
 

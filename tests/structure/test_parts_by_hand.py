@@ -13,19 +13,19 @@ from torch.nn import functional as F
 
 from secateur.structure import channels, weights
 from secateur.structure.axes import Atom, Axis, atoms, fixed, product, resolve, total
-from secateur.structure.carriers import Attribute, Dimension, Uses, origins_of, plain
+from secateur.structure.carriers import Attribute, Dimension, Uses, _merged, both_uses, origins_of, plain
 from secateur.structure.configs import ConfigWidth, _is_even, _more, _parts, _settled, _size, kept_steps
 from secateur.structure.decided import decided_values
 from secateur.structure.flow import reads
 from secateur.structure.frames import table_rows
-from secateur.structure.infer import _multiples, _role, _unit_names, _unused, infer
+from secateur.structure.infer import infer
 from secateur.structure.literals import _moved
 from secateur.structure.maps import feature_maps
 from secateur.structure.read_sizes import tie_read_sizes
-from secateur.structure.regions import _both, _merged
 from secateur.structure.rules import Value
 from secateur.structure.rules.registry import Ties, op_name, output_shapes, shape_of
 from secateur.structure.show import to_dict, to_svg, to_text
+from secateur.structure.site_table import _multiples, _role, _unit_names, _unused
 from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
 from secateur.structure.trace import trace
 from secateur.structure.watch import watch
@@ -276,7 +276,7 @@ def test_what_two_passes_did_is_all_that_either_did() -> None:
     there, here = Dimension("a", (2, 3), 0), Dimension("b", (4,), 0)
     first = Uses({WIDTH}, {WIDTH: 6}, {there}, {WIDTH}, {WIDTH: {there}}, {there: {here}}, {1}, {"a": "a"})
     second = Uses({COUNT}, {COUNT: 3}, {here}, {COUNT}, {WIDTH: {here}}, {here: {there}}, {2}, {"b": "b"})
-    both = _both(first, second)
+    both = both_uses(first, second)
     assert vars(both) == vars(
         Uses(
             {WIDTH, COUNT},

@@ -257,3 +257,21 @@ def test_what_torch_logs_for_its_developers_is_kept_back() -> None:
         assert handler.messages == ["heard again"]
     finally:
         logger.removeHandler(handler)
+
+
+class Chooses(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        chosen: Tensor = self.last(torch.cond(h.sum() > 0, torch.relu, torch.tanh, (h,)))
+        return chosen
+
+
+def test_a_higher_order_operator_is_refused_with_a_remedy() -> None:
+    with pytest.raises(
+        InputError, match=r"Chooses calls torch's higher-order operator 'cond'.*call torch.where in its place"
+    ):
+        channels(Chooses(), torch.ones(1, 4))

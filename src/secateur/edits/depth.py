@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from secateur.edits.base import Edit
-from secateur.structure.depth import skipping
+from secateur.structure.depth import Skip, skipping
 from secateur.structure.shallower import without_blocks
 from secateur.types import FileError
 
@@ -22,10 +22,12 @@ class Depth(Edit):
 
     Attributes:
         blocks: the module path of each block, and whether it returns its output in a tuple.
+        added: the paths of those whose outputs the model adds to something, so that zeros stand for them.
     """
 
     kind: ClassVar[str] = "depth"
     blocks: Mapping[str, bool]
+    added: tuple[str, ...] = ()
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` without the blocks."""
@@ -33,16 +35,16 @@ class Depth(Edit):
         for path, wrapped in self.blocks.items():
             if not path or path not in modules or not isinstance(wrapped, bool):
                 raise FileError(f"{path!r} is no block of it")
-        return skipping(model, self.blocks)
+        return skipping(model, {path: Skip(wrapped, path in self.added) for path, wrapped in self.blocks.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the blocks by path."""
-        return {"blocks": dict(self.blocks)}
+        return {"blocks": dict(self.blocks), **({"added": list(self.added)} if self.added else {})}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Return the edit that `to_dict` described."""
-        return cls(dict(record["blocks"]))
+        return cls(dict(record["blocks"]), tuple(map(str, record.get("added", ()))))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from secateur.edits.base import Edit
 from secateur.edits.inputs import describe, restore
 from secateur.state import device_of
 from secateur.structure.accepted import Shapes, require_inputs
+from secateur.structure.both_modes import trace_both
 from secateur.structure.circumstances import Circumstances
 from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.modes import train_mode
-from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, FileError, Keep
 
 __all__ = ["GraphCut"]
@@ -35,7 +35,7 @@ class GraphCut(Edit):
         inputs: the example inputs.
         shapes: the shapes of the inputs that the graph takes: None for a size that may be any, two numbers for one from and
             to; others are refused.
-        conditions: what must be true of those sizes besides, in words.
+        conditions: what must be true of those sizes besides, and of the circumstances of a call, in words.
         eval_only: why it runs in eval mode alone; empty where it runs in train mode, too.
         refused: the circumstances of a call that it refuses (`structure.circumstances`).
     """
@@ -52,7 +52,7 @@ class GraphCut(Edit):
         """Return the graph of `model`, cut by the masks; its weights are those of `model`."""
         inputs = pytree.tree_map_only(Tensor, lambda x: x.to(device_of(model)), self.inputs)
         free = any(not isinstance(size, int) for shape in self.shapes for size in shape)
-        structure = graph_structure(model, trace(model, inputs), free)
+        structure = graph_structure(model, trace_both(model, inputs), free)
         for name, keep_mask in self.keep.items():
             _check_mask(structure, name, keep_mask)
         gone = structure.gone(self.keep)

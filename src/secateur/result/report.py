@@ -91,7 +91,7 @@ class PruneReport:
         verified: what else was compared, and how far it was apart.
         form: ``"module"`` (of the model's own class), or ``"graph"`` (a `torch.fx.GraphModule`: see `cut`).
         shapes: the shapes of the inputs that a graph takes: None for a size that may be any, two numbers for one from and to.
-        conditions: what must be true of those sizes besides.
+        conditions: what must be true of those sizes besides, and of the circumstances of a call.
         eval_only: why a graph runs in eval mode alone; empty where it runs in train mode, too.
         sites: the units of every site.
         frozen: what could not be pruned, with the reason.

@@ -252,13 +252,22 @@ class Result:
             rule=self.method.rule,
             repair=self.method.repair,
             loss=self.method.loss,
-            warnings=self.method.warnings,
+            warnings=(*self.method.warnings, *self._unverified()),
             runtime=self.runtime,
             rounding=self.method.rounding,
             change=self.change,
             joint=self.method.joint,
             layers=self.layers,
         )
+
+    def _unverified(self) -> list[str]:
+        """A warning where train mode may run code that was not verified."""
+        whys = self.verification.skipped if isinstance(self.verification, Verification) else ()
+        texts = [why.partition("train mode: ") for why in whys if "train mode: " in why]
+        return [
+            f"{place}train mode was not verified on weights drawn anew: {why}; try a step of training first"
+            for place, _, why in texts
+        ]
 
     def _stored_bytes(self) -> int:
         """The bytes of the smaller model's tensors on disk, encoded where an edit says how."""
@@ -365,7 +374,9 @@ def _since(earlier: Result, later: Result) -> tuple[Sites, Keep]:
 
 def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: Any) -> Edit:
     if isinstance(sites.structure, BlockStructure):
-        return Depth(removed_blocks(sites.structure, keep))
+        skips = removed_blocks(sites.structure, keep)
+        wrapped = {path: skip.wrapped for path, skip in skips.items()}
+        return Depth(wrapped, tuple(path for path, skip in skips.items() if skip.zero))
     if _is_graph(model, small):
         inputs = inputs_of(sites)
         assert inputs is not None

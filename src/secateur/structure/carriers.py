@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Attribute", "Carrier", "Dimension", "Origin", "UseLog", "Uses", "carried", "origins_of", "plain"]
+__all__ = [
+    "Attribute",
+    "Carrier",
+    "Dimension",
+    "Origin",
+    "UseLog",
+    "Uses",
+    "both_uses",
+    "carried",
+    "origins_of",
+    "plain",
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Dimension:
 
 
 Origin = Attribute | Dimension
+_Read = TypeVar("_Read", Attribute, Dimension)
 Origins = frozenset[Origin]
 
 
@@ -72,6 +84,27 @@ class Uses:
     def only_sizes(self, attribute: Attribute) -> bool:
         """Whether all that the attribute was read for was seen, and was to set sizes."""
         return self.may_change(attribute) and attribute in self.sizes and attribute not in self.lost
+
+
+def both_uses(a: Uses, b: Uses) -> Uses:
+    """Return what two forward passes did."""
+    return Uses(
+        read=a.read | b.read,
+        values={**a.values, **b.values},
+        numbers=a.numbers | b.numbers,
+        lost=a.lost | b.lost,
+        sizes=_merged(a.sizes, b.sizes),
+        copied=_merged(a.copied, b.copied),
+        parameters=a.parameters | b.parameters,
+        first_names={**a.first_names, **b.first_names},
+    )
+
+
+def _merged(a: Mapping[_Read, set[Dimension]], b: Mapping[_Read, set[Dimension]]) -> dict[_Read, set[Dimension]]:
+    merged = {origin: set(dimensions) for origin, dimensions in a.items()}
+    for origin, dimensions in b.items():
+        merged.setdefault(origin, set()).update(dimensions)
+    return merged
 
 
 class UseLog:

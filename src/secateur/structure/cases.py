@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from secateur.structure.cost import Cost
 from secateur.structure.difference import is_usable
 from secateur.structure.draws import Draw
 from secateur.structure.frames import EXAMPLE, Frame, Inputs, as_typed, drawn_inputs, other_frames
+from secateur.structure.infer import Structure
 from secateur.structure.reference import Reference, Statistics
 from secateur.types import VerificationError
 
@@ -40,6 +41,25 @@ class Cases:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self.skipped: dict[str, None] = {}
+
+    @cached_property
+    def trained(self) -> Cases | None:
+        """The same in train mode; None where that runs no other code."""
+        structure = self.reference.structure
+        if structure is None or structure.trained is None:
+            return None
+        return self._of(structure.trained)
+
+    @cached_property
+    def untraced(self) -> Cases:
+        """The same in train mode where that could not be traced."""
+        structure = self.reference.structure
+        assert structure is not None
+        return self._of(replace(structure, graph=replace(structure.graph, training=True, untrained="")))
+
+    def _of(self, structure: Structure) -> Cases:
+        sites = replace(self.reference.sites, structure=structure)
+        return Cases(Reference(self.reference.model, sites, self.reference.keep))
 
     @cached_property
     def cheap(self) -> bool:

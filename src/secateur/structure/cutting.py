@@ -31,7 +31,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
-from secateur.structure.parting import parting_place
+from secateur.structure.parting import with_place
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.trace import model_line
@@ -243,24 +243,12 @@ def _module_form(
             verification = _verified(cases, small, plan, gone, tolerance)
             return CutModel(small, Plan(plan.rows, attributes), verification)
         except VerificationError as error:
-            failure = failure or _with_place(error, cases.reference, small, form)
+            failure = failure or (with_place(error, cases.reference, small) if form == "module" else error)
         except Exception as error:  # noqa: BLE001  (the user's forward may raise anything on sizes it was not made for)
             failure = failure or CutError(_cannot_run(small, structure, form, error) + _uneven(cases.reference))
         set_attributes(small, _originals(model, attributes))
     assert failure is not None
     raise failure
-
-
-def _with_place(error: VerificationError, reference: Reference, small: nn.Module, form: Form) -> VerificationError:
-    """The error with the line that stands in the way, where a graph would do."""
-    if form != "module" or reference.structure is None or reference.structure.graph.without_form:
-        return error
-    if not (place := parting_place(reference, small)):
-        return error
-    return VerificationError(
-        f"cut: the smaller {type(small).__name__} answers otherwise than the masked one, from {place} on: what the code does there hangs "
-        'on a size that the cut changes. Allow form="graph", leave the site out with ignore=., or change the code'
-    )
 
 
 def _attribute_sets(
@@ -271,7 +259,7 @@ def _attribute_sets(
     if rebuilt is not None:
         paths = dict.fromkeys([*certain_edits, *rebuilt])
         yield {path: {**certain_edits.get(path, {}), **rebuilt.get(path, {})} for path in paths}
-    yield from proposals(model, structure, gone, certain_edits)
+    yield from proposals(model, structure.joint, gone, certain_edits)
 
 
 def _originals(model: nn.Module, attributes: Edits) -> Edits:
@@ -330,7 +318,7 @@ def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
             )
     # What a property computes has no rows of its own.
     rows = {name: dims for name, dims in rows.items() if name not in structure.derived or _is_held(model, name)}
-    return Plan(rows, edits(model, structure, gone, shapes))
+    return Plan(rows, edits(model, structure.joint, gone, shapes))
 
 
 def _is_held(model: nn.Module, name: str) -> bool:

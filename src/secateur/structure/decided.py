@@ -36,8 +36,12 @@ OF_NO_MODEL = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).pare
 """Where torch's code and ours stand; libraries beside torch, such as torchvision, begin with its name."""
 
 
-def decided_values(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Decided:
+def decided_values(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, settled: bool = False
+) -> Decided:
     """Return the values that a forward pass asks tensors for; empty where all hang on weights or measured numbers.
+
+    With `settled`, what is drawn at random is the same each time, as when a layer is left out by chance.
 
     >>> class Until(nn.Module):
     ...     def forward(self, tokens, x):
@@ -46,7 +50,7 @@ def decided_values(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     [[3]]
     """
     whole = [x for x in [*tensors_within((args, dict(kwargs))), *own_tensors(model).values()] if _is_whole(x)]
-    recording = _Recording(whole)
+    recording = _Recording(whole, settled)
     with recording:
         model(*args, **kwargs)
     values = recording.values
@@ -80,8 +84,9 @@ def _line() -> tuple[str, int]:
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows whole numbers through a forward pass, and notes what is asked of tensors."""
 
-    def __init__(self, whole: list[Tensor]) -> None:
+    def __init__(self, whole: list[Tensor], settled: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.settled = settled
         self.values: Decided = {}
         self.asked: dict[tuple[int, int], Tensor] = {}
         self.escaped = False
@@ -91,7 +96,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        follows = torch.Tag.nondeterministic_seeded not in func.tags and self._all_follow((args, kwargs or {}), func)
+        chance = torch.Tag.nondeterministic_seeded in func.tags and not self.settled
+        follows = not chance and self._all_follow((args, kwargs or {}), func)
         if func is aten._local_scalar_dense.default:
             self._note_number(args[0], result if follows else None)
         elif func in INDEXING:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.calls import usual
 from secateur.randomness import private_draws
 from secateur.state import called, check_finite, check_ordinary, evaluating, fresh, split_inputs
+from secateur.structure.added_blocks import added_blocks
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, Keep, Member, Site, Sites
 from secateur.untouched import copied, run_with
@@ -23,26 +24,28 @@ TOLERANCE = 1e-5
 
 
 class Skip(nn.Module):
-    """Stands where a block was and gives back the block's first input.
+    """Stands where a block was and gives back the block's first input, or zeros where the model adds them to that.
 
     Attributes:
         wrapped: whether the block gave a tuple, of which the first item goes on.
+        zero: whether it gives zeros.
 
-    >>> Skip()(torch.ones(2), "what else the block was given")
-    tensor([1., 1.])
+    >>> Skip()(torch.ones(2), "what else the block was given"), Skip(zero=True)(torch.ones(2))
+    (tensor([1., 1.]), tensor([0., 0.]))
     """
 
-    def __init__(self, wrapped: bool = False) -> None:
+    def __init__(self, wrapped: bool = False, zero: bool = False) -> None:
         super().__init__()
-        self.wrapped = wrapped
+        self.wrapped, self.zero = wrapped, zero
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return `x`, in a tuple if the block returned one."""
-        return (x,) if self.wrapped else x
+        """Return `x`, or zeros, in a tuple if the block returned one."""
+        passed = torch.zeros_like(x) if self.zero else x
+        return (passed,) if self.wrapped else passed
 
     def extra_repr(self) -> str:
         """Say what printing shows."""
-        return "wrapped" if self.wrapped else ""
+        return ", ".join(name for name in ("wrapped", "zero") if getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +56,14 @@ class BlockStructure:
         args, kwargs: the example inputs.
         paths: for each site the module paths of its blocks, in order.
         wrapped: the paths of the blocks that return tuples.
+        added: the paths of the blocks whose answers the model adds to something.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     paths: Mapping[str, tuple[str, ...]]
     wrapped: frozenset[str]
+    added: frozenset[str] = frozenset()
 
 
 @usual
@@ -66,8 +71,9 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     """Return sites whose units are whole blocks that can be left out: the depth of a residual network.
 
     A site is a container (`nn.Sequential`, `nn.ModuleList`); its units are those of its blocks that pass their input
-    on unchanged when all their parameters are zero, as residual blocks do. That is tried on the example inputs, not
-    guessed. `secateur.cut` puts a `Skip` in a removed block's place, so the other blocks keep their names.
+    on unchanged when all their parameters are zero, as residual blocks do, or that answer zeros then, which the model
+    adds to something (``x = x + block(x)``). That is tried on the example inputs, not guessed. `secateur.cut` puts a
+    `Skip` in a removed block's place, so the other blocks keep their names.
 
     Raises:
         InputError: the inputs do not fit the model, or the model holds NaN.
@@ -90,9 +96,13 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     paths: dict[str, list[str]] = {}
     wrapped: set[str] = set()
     frozen: dict[str, str] = {}
-    for path, call in _calls(model, args, kwargs).items():
-        container = path.rpartition(".")[0]
-        problem = "ignored, as asked" if container in ignored else _problem(model.get_submodule(path), call)
+    calls = _calls(model, args, kwargs)
+    problems = {path: _problem(model.get_submodule(path), call) for path, call in calls.items()}
+    zeros = [path for path, problem in problems.items() if problem == ZERO]
+    added = added_blocks(model, zeros, (args, kwargs)) if zeros else frozenset()
+    for path, call in calls.items():
+        container, problem = path.rpartition(".")[0], "" if path in added else problems[path]
+        problem = "ignored, as asked" if container in ignored else problem
         if problem:
             frozen[path] = problem
         else:
@@ -100,10 +110,12 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
             if isinstance(call[2], tuple):
                 wrapped.add(path)
     table = {name: _site(model, name, block_paths) for name, block_paths in paths.items()}
-    structure = BlockStructure(args, kwargs, {n: tuple(p) for n, p in paths.items()}, frozenset(wrapped))
+    structure = BlockStructure(args, kwargs, {n: tuple(p) for n, p in paths.items()}, frozenset(wrapped), added)
     return Sites(table, frozen, structure)
 
 
+ZERO = "is no residual block"
+"""Of a block that answers zeros where its parameters are."""
 Called = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 
 
@@ -155,6 +167,8 @@ def _problem(block: nn.Module, call: Called) -> str:
     with evaluating(block), private_draws():
         result = run_with(block, zeros, args, kwargs)
     result = result[0] if isinstance(result, tuple) else result
+    if not bool(result.count_nonzero()):
+        return ZERO
     scale = max(float(first.abs().max()), torch.finfo(torch.float32).tiny)
     return "" if float((result - first).abs().max()) / scale <= TOLERANCE else "is no residual block"
 
@@ -168,18 +182,17 @@ def _site(model: nn.Module, name: str, paths: list[str]) -> Site:
     return Site(name or "blocks", "block", (len(paths),), tuple(members), unit="block")
 
 
-def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, bool]:
-    """Return the paths of the blocks that `keep` marks False, and whether each returns a tuple."""
+def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, Skip]:
+    """Return the paths of the blocks that `keep` marks False, and what stands in the place of each."""
     return {
-        path: path in structure.wrapped
+        path: Skip(path in structure.wrapped, path in structure.added)
         for name, keep_mask in keep.items()
         for path, stays in zip(structure.paths[name], keep_mask.tolist(), strict=True)
         if not stays
     }
 
 
-def skipping(model: nn.Module, blocks: Mapping[str, bool]) -> nn.Module:
-    """Return a copy of `model` with a `Skip` in the place of each block, of one that returns a tuple where marked True."""
+def skipping(model: nn.Module, blocks: Mapping[str, Skip]) -> nn.Module:
+    """Return a copy of `model` with a `Skip` in the place of each block."""
     # Put into the memo, so that the copy never copies what it leaves out.
-    memo: dict[int, Any] = {id(model.get_submodule(path)): Skip(wrapped) for path, wrapped in blocks.items()}
-    return copied(model, memo)
+    return copied(model, {id(model.get_submodule(path)): skip for path, skip in blocks.items()})

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.state import arguments_of, own_tensors
 from secateur.structure.axes import Atom, atoms, positions, resolve
+from secateur.structure.both_modes import trace_both
 from secateur.structure.infer import Structure, infer
 from secateur.structure.makers import Maker, OwnTensors, makers_of, root_of, weight_nodes
 from secateur.structure.ops import writes
@@ -253,7 +254,7 @@ class Flow:
         key = (spec, tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in leaves))
         if key not in self._traced:
             self._check_whole()
-            structure = infer(trace(self.model, inputs))
+            structure = infer((trace_both if self._has_train_code else trace)(self.model, inputs))
             missing = [name for name in self.sites if name not in structure.units]
             if missing:
                 raise InputError(
@@ -261,6 +262,12 @@ class Flow:
                 )
             self._traced[key] = (structure, reads(structure))
         return self._traced[key]
+
+    @property
+    def _has_train_code(self) -> bool:
+        """Whether train mode ties units, too."""
+        structure = self.sites.structure
+        return isinstance(structure, Structure) and structure.graph.trained is not None
 
     def _check_whole(self) -> None:
         """Refuse a model that was traced in regions: nothing runs what stands between them but the model itself."""

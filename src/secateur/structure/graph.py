@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom
+from secateur.structure.both_modes import with_train_mode
 from secateur.structure.free_sizes import Arithmetic
 from secateur.structure.graph_parts import CutGraph, GraphPart, mode_of, part_tree
 from secateur.structure.infer import Structure, infer
@@ -98,7 +99,10 @@ def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
         args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
     ways = exported_like(graph)
     ways["compared"] = ways["compared"] and not free
-    return infer(trace(model, args or kwargs, quick=False, free=free, **ways))
+    traced = trace(model, args or kwargs, quick=False, free=free, **ways)
+    if graph.trained is not None:
+        traced = with_train_mode(model, traced, quick=False, **exported_like(graph.trained))
+    return infer(traced)
 
 
 def _twice(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import islice, product
 from typing import Any
 
@@ -15,13 +15,15 @@ from secateur.checks import is_whole
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.carriers import Attribute, Dimension, Uses, both_uses
 from secateur.structure.held import held, is_settings, mapped_numbers
 from secateur.structure.infer import Structure
 from secateur.structure.literals import size_changes
 from secateur.structure.mend import Edits, differs
 from secateur.structure.nodes import module_paths
 from secateur.structure.sized_axes import SizedAxes
+from secateur.structure.trace import Graph
+from secateur.structure.train_code import in_mode
 from secateur.structure.watch import watch
 
 __all__ = ["proposals"]
@@ -192,10 +194,12 @@ def _is_of_torch(module: nn.Module) -> bool:
 
 def _uses(model: nn.Module, structure: Structure) -> Uses:
     """What the model reads its attributes for; a recorded graph was not watched yet."""
-    graph = structure.graph
-    if graph.uses is not None:
-        return graph.uses
-    with evaluating(model), private_draws():
+    traced = [t for t in (structure.graph, structure.graph.trained) if t is not None]
+    return reduce(both_uses, (t.uses or _watch(model, t) for t in traced))
+
+
+def _watch(model: nn.Module, graph: Graph) -> Uses:
+    with evaluating(model), private_draws(), in_mode(model, graph.training):
         return watch(model, graph.args, graph.kwargs)[0] or Uses()
 
 

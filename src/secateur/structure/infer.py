@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from math import gcd, inf, lcm
+from functools import reduce
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx import Node
 
-from secateur.structure.axes import Atom, atoms, fixed, freeze, is_fixed, positions, product, unify
-from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.axes import Atom, atoms, fixed, freeze, product, unify
+from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, train_traces
+from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
 from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read_sizes
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
-from secateur.structure.temperature import HEAD_DIMENSION, freeze_temperatures
+from secateur.structure.site_table import find_frozen, find_sites, first_use
+from secateur.structure.temperature import freeze_temperatures
 from secateur.structure.trace import Graph
-from secateur.types import OUTPUT, Keep, Member, Role, Site, layer_of
+from secateur.types import OUTPUT, Keep, Site
 
 __all__ = ["Structure", "attribute", "infer"]
 
@@ -48,6 +51,7 @@ class Structure:
         sites: the sites, in the order of the forward pass.
         units: the atom behind each site.
         frozen: what cannot be cut, with the reason.
+        trained: the same of train mode, where that runs other code: its graph and values, of the same axes.
     """
 
     graph: Graph
@@ -58,6 +62,25 @@ class Structure:
     units: Mapping[str, Atom]
     frozen: Mapping[str, str]
     derived: Mapping[str, Value] = field(default_factory=dict)
+    trained: Structure | None = None
+
+    @property
+    def joint(self) -> Structure:
+        """The structure with the ops of both modes, for what a cut must mend wherever it stands."""
+        if self.trained is None:
+            return self
+        ties = replace(
+            self.ties,
+            statistics={**self.ties.statistics, **self.trained.ties.statistics},
+            groups={**self.ties.groups, **self.trained.ties.groups},
+        )
+        return replace(self, values={**self.values, **self.trained.values}, ties=ties)
+
+    def within(self, graph: Graph) -> Structure:
+        """Return what of this a graph holds that is a part of it, such as a region."""
+        nodes = set(graph.nodes)
+        values = {node: value for node, value in self.values.items() if node in nodes}
+        return replace(self, graph=graph, values=values, ties=_of(self.ties, values))
 
     def gone(self, keep: Keep) -> dict[Atom, Tensor]:
         """Return the keep vectors of the axes that are cut: of the sites that do not keep all units."""
@@ -92,32 +115,52 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
 
     With `as_module`, what a module could not shrink without another temperature of its attention stays whole.
     """
-    solver = _Solver(graph)
+    both = joined(graph)
+    solver = _Solver(both)
     if graph.regions:
         for region in graph.regions:
             solver.run(region.graph.graph, {}, f"it leaves {region.path}, and what takes it cannot be traced")
         solver.tie_borders()
     else:
         solver.run(graph.graph, {}, OUTPUT)
-    solver.freeze_what_leaves()
+    values = dict(solver.values)
+    for traced in train_traces(graph):
+        solver.run(traced.graph, {}, f"{OUTPUT} in train mode", training=True)
+    solver.freeze_what_leaves(values)
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
+    in_training = {node: value for node, value in solver.values.items() if node not in values}
+    if in_training:
+        freeze_train_code(values, in_training, solver.tensors, solver.ties.counted)
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
-    for traced in [region.graph for region in graph.regions] or [graph]:
+    for traced in [*graph.traces, *train_traces(graph)]:
         if traced.uses is not None:
+            seen = in_training if traced.training else values
             if tied:
-                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, solver.values)
+                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, seen)
             if as_module:
-                freeze_temperatures(traced.uses, solver.values, solver.ties)
-    order = _first_use(graph)
+                freeze_temperatures(traced.uses, seen, solver.ties)
+    order = first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
-    sites, units = _find_sites(graph, tensors, solver.ties)
-    frozen = {**dict(_find_frozen(tensors, solver.ties)), **graph.idle}
+    sites, units = find_sites(both, tensors, solver.ties)
+    frozen = {**dict(find_frozen(tensors, solver.ties)), **both.idle}
     derived = {
-        name: value for name, node in graph.derived.items() if isinstance(value := solver.values.get(node), Value)
+        name: value for name, node in both.derived.items() if isinstance(value := solver.values.get(node), Value)
     }
-    return Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
+    structure = Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
+    if not in_training:
+        return structure
+    in_train_mode = replace(
+        structure, values=in_training, ties=_of(solver.ties, in_training), graph=graph.trained or graph
+    )
+    return replace(structure, values=values, ties=_of(solver.ties, values), trained=in_train_mode)
+
+
+def _of(ties: Ties, values: Mapping[Node, Any]) -> Ties:
+    """What the rules wrote down of these nodes."""
+    statistics = {node: axes for node, axes in ties.statistics.items() if node in values}
+    return replace(ties, statistics=statistics, groups={n: axis for n, axis in ties.groups.items() if n in values})
 
 
 class _Solver:
@@ -125,17 +168,22 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        nodes = [node for traced in (graph, *train_traces(graph)) for node in traced.nodes]
         self.fed = dependent(graph.inputs)
-        self.ties = Ties(counted=_counted(graph), batchless=frozenset(graph.nodes) - self.fed)
+        self.ties = Ties(counted=_counted(graph), batchless=frozenset(nodes) - self.fed)
         self.values: dict[Node, Any] = {}
         self.tensors: dict[str, Value] = {}
+        self.training = False
         self._shared: dict[int, Value] = {}
 
-    def run(self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str = "") -> Any:
+    def run(
+        self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str = "", *, training: bool = False
+    ) -> Any:
         """Visit every node of `graph`, and freeze what it returns, with the reason.
 
         `placeholder_values` are those of an inlined graph, by placeholder, whose outputs are not frozen.
         """
+        self.training |= training
         for node in graph.nodes:
             if node.op == "output":
                 if not placeholder_values:
@@ -148,7 +196,7 @@ class _Solver:
     def _freeze_returned(self, node: Node, leaving: str) -> None:
         """Freeze what is returned; of what other regions alone take, the dimensions whose size is asked for before."""
         read = self.graph.handed.get(node)
-        for value in _leaves(self.values.get(node)):
+        for value in leaves_of(self.values.get(node)):
             for dim, axis in enumerate(value.axes):
                 if read is None or dim in read:
                     freeze(axis, leaving if read is None else f"{leaving}: its size is read there")
@@ -160,13 +208,16 @@ class _Solver:
                 for mine, other in zip(self.values[node].axes, self.values[source].axes, strict=True):
                     unify(mine, other, lambda: "shapes that do not refine each other where regions meet")
 
-    def freeze_what_leaves(self) -> None:
-        """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink."""
+    def freeze_what_leaves(self, evaluated: Iterable[Node]) -> None:
+        """Freeze what leaves the forward pass in other ways than as its output, and what must not shrink.
+
+        What train mode writes into the model's own tensors are averages of what its units do, which shrink with these.
+        """
         leaving = [(self.values.get(node), reason) for node, reason in self.graph.leaving.items()]
-        pinned = {**self.graph.pinned, **self._written()}
+        pinned = {**self.graph.pinned, **self._written(evaluated)}
         leaving += [(self.tensors.get(name), reason) for name, reason in pinned.items()]
         for value, reason in leaving:
-            for leaf in _leaves(value):
+            for leaf in leaves_of(value):
                 freeze(product(*leaf.axes), reason)
 
     def freeze_what_nothing_reads(self) -> None:
@@ -175,7 +226,7 @@ class _Solver:
         for node in self.values:
             if node.op == "call_function" and op_name(node) not in DIVIDING:
                 operands = [self.values.get(operand) for operand in node.all_input_nodes]
-                read.update(atom for leaf in _leaves(operands) for axis in leaf.axes for atom in atoms(axis))
+                read.update(atom for leaf in leaves_of(operands) for axis in leaf.axes for atom in atoms(axis))
         for name, value in self.tensors.items():
             for axis in value.axes:
                 for atom in atoms(axis):
@@ -190,7 +241,7 @@ class _Solver:
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
         computed = [self.values.get(node) for node in self.fed]
-        fed = {atom for leaf in _leaves(computed) for axis in leaf.axes for atom in atoms(axis)}
+        fed = {atom for leaf in leaves_of(computed) for axis in leaf.axes for atom in atoms(axis)}
         for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
             if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
                 freeze(atom, "no weight makes it")
@@ -200,10 +251,10 @@ class _Solver:
         for axes in self.ties.statistics.values():
             freeze(product(*axes), because)
 
-    def _written(self) -> dict[str, str]:
+    def _written(self, nodes: Iterable[Node]) -> dict[str, str]:
         """The model's tensors into which it writes what it computes, such as a cache, with the reason."""
         graph, names = self.graph, {}
-        for node in filter(writes, self.values):
+        for node in filter(writes, nodes):
             target = node.args[0] if node.args else None
             while isinstance(target, Node) and is_view(target):
                 target = target.args[0]
@@ -264,8 +315,9 @@ class _Solver:
             return self.run(inner.graph, dict(zip(holders, operands, strict=True)) or {node: None})
         call = Call(node, arguments, self.ties)
         output = self._applied(call, name)
-        if name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p")):
-            for leaf in _leaves(output):
+        draws = name in DRAWING or ("dropout" in name and arguments.get("train") and arguments.get("p"))
+        if draws and not self.training:
+            for leaf in leaves_of(output):
                 call.freeze(*leaf.axes, because="random numbers are drawn, and of another number of units others")
         return output
 
@@ -286,7 +338,7 @@ class _Solver:
 
 def _counted(graph: Graph) -> frozenset[Dimension]:
     """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
-    uses = graph.uses or Uses()
+    uses = reduce(both_uses, (traced.uses for traced in (graph, *train_traces(graph)) if traced.uses), Uses())
     dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, first in uses.first_names.items():
@@ -304,110 +356,3 @@ def attribute(module: Any, target: str) -> Any:
     for part in target.split("."):
         module = getattr(module, part)
     return module
-
-
-def _leaves(result: Any) -> Iterator[Value]:
-    if isinstance(result, Value):
-        yield result
-    elif isinstance(result, (list, tuple)):
-        for inner in result:
-            yield from _leaves(inner)
-    elif isinstance(result, dict):
-        yield from _leaves(list(result.values()))
-
-
-def _first_use(graph: Graph) -> dict[str, int]:
-    order: dict[str, int] = {}
-    for at, node in enumerate(graph.nodes):
-        for used in node.all_input_nodes:
-            if used in graph.tensors:
-                order.setdefault(graph.tensors[used], at)
-    return order
-
-
-def _role(ties: Ties, name: str, dim: int, ndim: int) -> Role:
-    roles = ties.roles.get((name, dim), set())
-    if roles:
-        return "out" if "out" in roles else "in"
-    produces = any("out" in ties.roles.get((name, d), set()) for d in range(ndim))
-    return "in" if produces else "scale"
-
-
-def _find_sites(graph: Graph, tensors: Mapping[str, Value], ties: Ties) -> tuple[dict[str, Site], dict[str, Atom]]:
-    """One site for every free atom that a parameter has, named after the first layer that produces its units."""
-    used = {name for holder, name in graph.tensors.items() if holder.users}
-    members: dict[Atom, list[Member]] = {}
-    for name, value in tensors.items():
-        if name not in used or not isinstance(graph.state.get(name), torch.nn.Parameter):
-            continue
-        for dim, axis in enumerate(value.axes):
-            for atom in dict.fromkeys(atoms(axis)):
-                if not atom.frozen:
-                    role = _role(ties, name, dim, len(value.axes))
-                    masked = (name, dim) not in ties.unmasked
-                    member = Member(name, value.shape, dim, positions(axis, atom), role, masked=masked)
-                    members.setdefault(atom, []).append(member)
-    unit_by_atom, multiples = _unit_names(ties), _multiples(ties)
-    sites: dict[str, Site] = {}
-    units: dict[str, Atom] = {}
-    for atom, site_members in members.items():
-        unit = unit_by_atom.get(atom, "channel")
-        name = _unused(_site_name(site_members) + SUFFIX.get(unit, ""), sites)
-        sites[name] = Site(name, "channel", (atom.size,), tuple(site_members), unit, multiples.get(atom, 1))
-        units[name] = atom
-    return sites, units
-
-
-def _multiples(ties: Ties) -> dict[Atom, int]:
-    """Of how many units each atom keeps a multiple, so that every axis that it is part of stays aligned."""
-    multiples: dict[Atom, int] = {}
-    for axis, size in ties.aligned:
-        free = [atom for atom in dict.fromkeys(atoms(axis)) if not atom.frozen]
-        for atom in free:
-            places = axis.size // atom.size if len(free) == 1 else 1
-            multiples[atom] = lcm(multiples.get(atom, 1), size // gcd(size, places))
-    return multiples
-
-
-# What a part of a layer's units adds to the layer's name.
-SUFFIX = {"head": ".heads", HEAD_DIMENSION: ".head_dim", "group": ".groups"}
-
-
-def _unit_names(ties: Ties) -> dict[Atom, str]:
-    """What each atom's units are: the most particular word said of it."""
-    order = ("head", "head dimension", "group", "embedding", "filter", "neuron")
-    names_by_atom: dict[Atom, str] = {}
-    for axis, name in ties.units:
-        for atom in dict.fromkeys(atoms(axis)):
-            old = names_by_atom.get(atom)
-            if old is None or order.index(name) < order.index(old):
-                names_by_atom[atom] = name
-    return names_by_atom
-
-
-def _site_name(members: list[Member]) -> str:
-    first = next((m for m in members if m.role == "out"), members[0])
-    return first.layer or first.parameter
-
-
-def _unused(name: str, sites: Mapping[str, Site]) -> str:
-    number, candidate = 2, name
-    while candidate in sites:
-        candidate, number = f"{name}:{number}", number + 1
-    return candidate
-
-
-def _find_frozen(tensors: Mapping[str, Value], ties: Ties) -> Iterator[tuple[str, str]]:
-    """Layers whose units cannot be cut, and head dimensions that cannot, with the reason."""
-    words = _unit_names(ties)
-    for name, value in tensors.items():
-        for dim, axis in enumerate(value.axes):
-            if "out" not in ties.roles.get((name, dim), set()) or axis.size == 1:
-                continue
-            layer, parts = layer_of(name) or name, list(dict.fromkeys(atoms(axis)))
-            if is_fixed(axis):
-                yield layer, next(a.frozen for a in parts if a.frozen) or ""
-                break
-            for atom in parts:
-                if atom.frozen and words.get(atom) == HEAD_DIMENSION:
-                    yield layer + SUFFIX[HEAD_DIMENSION], atom.frozen

@@ -41,21 +41,21 @@ def keep_statistics(masked: nn.Module, sites: Sites, keep: Keep) -> bool:
     structure = sites.structure
     assert isinstance(structure, Structure)
     gone = structure.gone(keep)
-    nodes = [
-        n for n, axes in structure.ties.statistics.items() if any(not bool(keep_vector(a, gone).all()) for a in axes)
-    ]
-    calls = dict.fromkeys(_call(node) for node in nodes)
-    places = {call: _place(structure, call, gone) for call in calls}
-    if any(place is None for place in places.values()):
+    modules: dict[str, set[tuple[int, tuple[bool, ...]] | None]] = {}
+    for half in filter(None, (structure, structure.trained)):
+        statistics = half.ties.statistics.items()
+        nodes = [n for n, axes in statistics if any(not bool(keep_vector(a, gone).all()) for a in axes)]
+        for call in dict.fromkeys(map(_call, nodes)):
+            modules.setdefault(_path(call), set()).add(_place(half, call, gone))
+    if any(None in places for places in modules.values()):
         return False
-    modules: dict[str, set[tuple[int, tuple[bool, ...]]]] = {}
-    for call, place in places.items():
-        modules.setdefault(_path(call), set()).add(place)  # type: ignore[arg-type]
     if any(len(different) > 1 for different in modules.values()):
         return False
     plan = make_plan(masked, structure, gone)
     small = apply_plan(masked, plan)
-    for path, ((dim, kept),) in modules.items():
+    for path, (place,) in modules.items():
+        assert place is not None
+        dim, kept = place
         rows = {name: plan.rows.get(f"{path}.{name}", {}) for name in own_tensors(masked.get_submodule(path))}
         index = [number for number, stays in enumerate(kept) if stays]
         masked.get_submodule(path).register_forward_hook(KeptNorm(small.get_submodule(path), rows, dim, index))

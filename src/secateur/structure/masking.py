@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.calls import usual
 from secateur.checks import check_name
+from secateur.structure.cases import Cases
 from secateur.structure.frames import Inputs
 from secateur.structure.kept_norms import keep_statistics
 from secateur.structure.modes import train_mode
@@ -65,7 +66,8 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
 def _takes_statistics(reference: Reference) -> bool:
     structure = reference.structure
     if structure is None or not structure.graph.regions:
-        return reference.statistics is not None
+        trained = Cases(reference).trained
+        return reference.statistics is not None or (trained is not None and trained.reference.statistics is not None)
     return any(part.reference.statistics is not None for _, part in WholeCases(reference).parts)
 
 
@@ -93,6 +95,9 @@ class KeptStatistics:
                     raise InputError(f"mask: {type(module).__name__} was traced in parts, in eval mode; {IN_TRAINING}")
                 with interpreted(module, WholeCases(reference).parts):
                     return module.forward(*args, **kwargs)
+            trained = Cases(reference).trained
+            if module.training and trained is not None:
+                reference = trained.reference
             inputs = _by_name(module, args, kwargs)
             statistics = self._statistics(reference, inputs)
             return module.forward(*args, **kwargs) if statistics is None else statistics.run(module, inputs)

@@ -10,9 +10,9 @@ from torch import fx
 from torch.fx import Node
 
 from secateur.structure.rules.contractions import CONVOLUTIONS, TRANSPOSED
-from secateur.structure.rules.registry import op_name
+from secateur.structure.rules.registry import op_name, shape_of
 
-__all__ = ["NORMS", "POINTWISE", "POOLS", "Product", "bind", "by_sample", "is_view", "product_of", "writes"]
+__all__ = ["NORMS", "POINTWISE", "POOLS", "Product", "bind", "by_sample", "flattens", "is_view", "product_of", "writes"]
 
 POINTWISE = {
     *("relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "tanh", "gelu", "elu", "leaky_relu"),
@@ -169,3 +169,12 @@ def product_of(node: Node) -> Product | None:
     arguments = bind(node, {operand: operand for operand in node.all_input_nodes})
     source, weight, bias = (arguments.get(name) for name in names)
     return Product(node, source, weight, bias, arguments)
+
+
+def flattens(node: Node) -> bool:
+    """Return whether an op only joins the last axes into one: with other sizes it fails, or the outputs' shape gives it away."""
+    source = node.args[0] if node.args else None
+    if op_name(node) not in {"view", "reshape", "_unsafe_view", "flatten"} or not isinstance(source, Node):
+        return False
+    before, after = shape_of(source), shape_of(node)
+    return len(after) <= len(before) and after[:-1] == before[: len(after) - 1]

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, is_fixed, keep_vector
+from secateur.structure.both_modes import trace_both
 from secateur.structure.depth import BlockStructure
 from secateur.structure.export import program_inputs
 from secateur.structure.frames import Inputs, table_rows
@@ -23,7 +24,8 @@ from secateur.structure.rules import Value, op_name
 from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
 from secateur.structure.trace import AsBefore, exported_like, trace
-from secateur.types import Keep, Site, Sites, VerificationError
+from secateur.structure.train_code import in_mode
+from secateur.types import Keep, Site, Sites, TraceError, VerificationError
 
 __all__ = ["Reference", "Statistics"]
 
@@ -36,12 +38,14 @@ class Reference:
     Attributes:
         model, sites, keep: the model, and what is masked.
         inputs: the example inputs.
+        training: whether it runs in train mode, torch's own layers left aside.
     """
 
     def __init__(self, model: nn.Module, sites: Sites, keep: Keep) -> None:
         self.model, self.sites, self.keep = model, sites, keep
         structure = sites.structure
         self.structure = structure if isinstance(structure, Structure) else None
+        self.training = self.structure is not None and self.structure.graph.training
         source: BlockStructure | Any = structure if self.structure is None else self.structure.graph
         self.inputs: Inputs = (source.args, dict(source.kwargs))
         self._zeros = zeros(model, sites, keep)
@@ -87,7 +91,13 @@ class Reference:
         args, kwargs = inputs
         graph = None if self.structure is None else self.structure.graph
         as_before = exported_like(graph) if graph else AsBefore(compared=False, as_it_runs=False)
-        return infer(trace(self.model, args or kwargs, quick=False, **as_before))
+        both = graph is not None and (graph.training or graph.trained is not None)
+        structure = infer((trace_both if both else trace)(self.model, args or kwargs, quick=False, **as_before))
+        if not self.training:
+            return structure
+        if structure.trained is None:
+            raise TraceError("on inputs of other shapes train mode runs what eval mode does")
+        return structure.trained
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
         if structure is None:
@@ -138,7 +148,7 @@ class Reference:
             self.model,
             fetch,
             inputs,
-            lambda module, case_inputs: _outputs(module, case_inputs, statistics),
+            lambda module, case_inputs: _outputs(module, case_inputs, statistics, self.training),
             double=double,
         )
 
@@ -147,8 +157,9 @@ def _places(site: Site) -> set[tuple[str, int | None]]:
     return {(member.parameter, member.dim) for member in site.members}
 
 
-def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None) -> Any:
-    return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(module, inputs)
+def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None, training: bool) -> Any:
+    with in_mode(module, training):
+        return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(module, inputs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,11 @@ they always had, since all that enters or leaves a region is frozen, but for wha
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -19,9 +19,11 @@ from torch.overrides import TorchFunctionMode
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
 from secateur.structure.borders import ASIDE, Borders, called_with, find_borders, function_name
-from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.both_modes import trace_both, train_traces
+from secateur.structure.carriers import Uses, both_uses
 from secateur.structure.infer import infer
-from secateur.structure.trace import Graph, Region, first_line, trace
+from secateur.structure.trace import Graph, Region, first_line
+from secateur.structure.train_code import mode_reads
 from secateur.structure.watch import watch
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
@@ -32,7 +34,6 @@ CALLS = 4
 """How many calls of one submodule, each with inputs of other shapes, are traced."""
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-_Read = TypeVar("_Read", Attribute, Dimension)
 
 
 class Alone(nn.Module):
@@ -135,12 +136,12 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
         alone = Alone(model, path)
         alone.train(model.get_submodule(path).training)
         try:
-            graph = trace(alone, call)
+            graph = trace_both(alone, call)
             if graph.program is None and infer(graph).ties.statistics:
-                graph = trace(alone, call, quick=False)  # statistics are verified on an exported program
+                graph = trace_both(alone, call, quick=False)  # statistics are verified on an exported program
         except (TraceError, InputError):
             return []
-        for node in graph.nodes:
+        for node in (n for traced in (graph, *train_traces(graph)) for n in traced.nodes):
             stack = node.meta.get("nn_module_stack") or {}
             node.meta["nn_module_stack"] = {
                 key: entry for key, entry in stack.items() if f"{entry[0]}.".startswith(f"{path}.")
@@ -157,16 +158,19 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
     model_tensors, first = own_tensors(model), first_names(model)
     tensors = {}
     for region in regions:
-        for node, name in region.graph.tensors.items():
-            tensors[node] = first.get(id(region.graph.state[name]), name)
-    outside, ran = _used_outside(model, {region.path for region in regions}, inputs)
-    borders = find_borders(model, regions, inputs) if _all_ran(model, regions, ran) else Borders(regions)
+        for traced in (region.graph, *train_traces(region.graph)):
+            for node, name in traced.tensors.items():
+                tensors[node] = first.get(id(traced.state[name]), name)
+    outside, ran, asks_mode = _used_outside(model, {region.path for region in regions}, inputs)
+    followed = _all_ran(model, regions, ran) and not any(train_traces(region.graph) for region in regions)
+    borders = find_borders(model, regions, inputs) if followed else Borders(regions)
     regions = borders.order
     pinned = {first[key]: "what cannot be traced uses it, too" for key in outside if key in first}
     for region in regions:
         pinned |= {first[id(region.graph.state[name])]: why for name, why in region.graph.pinned.items()}
     return Graph(
         graph=fx.Graph(),
+        untrained="it was traced in parts, and the code between them asks for the mode" if asks_mode else "",
         tensors=tensors,
         state={**{n: t for region in regions for n, t in region.graph.state.items()}, **model_tensors},
         inputs=tuple(node for region in regions for node in region.graph.inputs),
@@ -177,7 +181,7 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         pinned=pinned,
         derived={name: node for region in regions for name, node in region.graph.derived.items()},
         packed=any(region.graph.packed for region in regions),
-        uses=reduce(_both, (region.graph.uses or Uses() for region in regions)),
+        uses=reduce(both_uses, (region.graph.uses or Uses() for region in regions)),
         regions=regions,
         sources=borders.sources,
         handed=borders.read,
@@ -211,34 +215,21 @@ def _idle(
     return never
 
 
-def _both(a: Uses, b: Uses) -> Uses:
-    """What two forward passes did."""
-    return Uses(
-        read=a.read | b.read,
-        values={**a.values, **b.values},
-        numbers=a.numbers | b.numbers,
-        lost=a.lost | b.lost,
-        sizes=_merged(a.sizes, b.sizes),
-        copied=_merged(a.copied, b.copied),
-        parameters=a.parameters | b.parameters,
-        first_names={**a.first_names, **b.first_names},
-    )
-
-
-def _merged(a: Mapping[_Read, set[Dimension]], b: Mapping[_Read, set[Dimension]]) -> dict[_Read, set[Dimension]]:
-    merged = {origin: set(dimensions) for origin, dimensions in a.items()}
-    for origin, dimensions in b.items():
-        merged.setdefault(origin, set()).update(dimensions)
-    return merged
-
-
-def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int]]:
-    """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, and of modules that run."""
+def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int], bool]:
+    """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, those of modules that run, and
+    whether code elsewhere asks for the mode.
+    """
     uses = _Outside({id(tensor) for tensor in own_tensors(model).values()})
-    with evaluating(model), private_draws(), uses.entering(map(model.get_submodule, paths)), uses:
+    with (
+        evaluating(model),
+        private_draws(),
+        mode_reads(model, lambda: not uses.depth) as reads,
+        uses.entering(map(model.get_submodule, paths)),
+        uses,
+    ):
         args, kwargs = fresh(*inputs)
         model(*args, **kwargs)
-    return uses.used, uses.ran
+    return uses.used, uses.ran, reads.found
 
 
 @dataclass(eq=False)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from secateur.calls import shaping, usual
 from secateur.state import check_finite, check_ordinary, own_tensors, tensors
+from secateur.structure.both_modes import trace_both
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
-from secateur.structure.trace import trace
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
 from secateur.untouched import copied
 from secateur.wrappers import check_module, check_readable
@@ -97,11 +97,15 @@ def weights(model: nn.Module, ignore: Iterable[str] = ()) -> Sites:
 def _traced(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
     """The structure of the model, or of its regions where it cannot be traced whole."""
     try:
-        structure = infer(trace(model, example_inputs))
+        graph = trace_both(model, example_inputs)
     except TraceError as error:
         return infer(trace_regions(model, example_inputs, error))
-    if structure.graph.program is None and structure.ties.statistics:
-        return infer(trace(model, example_inputs, quick=False))  # statistics are verified on an exported program
+    structure = infer(graph)
+    for half in (structure, structure.trained):
+        if half is not None and half.graph.program is None and half.ties.statistics:
+            return infer(
+                trace_both(model, example_inputs, quick=False)
+            )  # statistics are verified on an exported program
     return structure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -24,6 +24,7 @@ from secateur.structure.free_sizes import FreeSizes, with_free_sizes
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
+from secateur.structure.train_code import CallLog, in_mode, mode_reads, set_training
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, TraceError
@@ -62,6 +63,11 @@ class Graph:
         ragged: whether values decide the sizes of tensors (`ragged`), which are then those on the example.
         as_it_runs: whether code that asks heard that it is not exported, as otherwise it answers something else or fails.
         free: what sizes are when the inputs have others, where it was asked for.
+        training: whether it is what train mode runs, torch's own layers left aside (`train_code`).
+        stored: where the forward pass stores tensors.
+        calls: the ops that ran, where code that is not torch's asks for the mode; else None.
+        trained: the graph of train mode, where that runs other code than this one, of eval mode.
+        untrained: why there is none although train mode may run other code; else "".
     """
 
     graph: fx.Graph
@@ -86,6 +92,16 @@ class Graph:
     ragged: bool = False
     as_it_runs: bool = False
     free: FreeSizes | None = None
+    training: bool = False
+    stored: frozenset[str] = frozenset()
+    calls: CallLog | None = None
+    trained: Graph | None = None
+    untrained: str = ""
+
+    @property
+    def traces(self) -> list[Graph]:
+        """The graphs that were traced by themselves: of its regions, or it alone."""
+        return [region.graph for region in self.regions] or [self]
 
     @property
     def of_example(self) -> bool:
@@ -127,6 +143,7 @@ def trace(
     as_it_runs: bool = False,
     uses: Uses | None = None,
     free: bool = False,
+    training: bool = False,
 ) -> Graph:
     """Return the graph of `model` in eval mode on `example_inputs`; the model and the random state stay as they are.
 
@@ -139,6 +156,7 @@ def trace(
             what the exported program answers there is compared with what the model does.
         uses: what was seen of it before, so that it need not be watched again.
         free: learn what sizes are when the inputs have others (`FreeSizes`).
+        training: trace what runs in train mode, torch's own layers left aside.
 
     Raises:
         InputError: the inputs do not fit the model.
@@ -149,34 +167,45 @@ def trace(
     check_ordinary(model, "trace")
     args, kwargs = fresh(*split_inputs(example_inputs))
     if quick:
-        with _one_pass(model):
-            if (recorded := _recorded(model, args, kwargs)) is not None:
-                return recorded
+        with _one_pass(model, training) as calls:
+            recorded = _recorded(model, args, kwargs)
+        if recorded is not None:
+            return replace(recorded, training=training, calls=calls())
     # Each pass anew: what the one before kept in tables is dropped.
-    answers = None
+    answers, calls = None, lambda: None
     if uses is None:
-        with _one_pass(model):
+        with _one_pass(model, training) as calls:
             uses, answers = watch(model, *fresh(args, kwargs))
     if uses is None:
         # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-        with _one_pass(model):
+        with _one_pass(model, training) as calls:
             answers = called(model, args, kwargs)
     with evaluating(model):
-        exported = _export(model, args, kwargs, uses, as_it_runs, free)
+        if training:
+            set_training(model)
+        exported = _export(model, args, kwargs, uses, as_it_runs, free, training)
         may_differ = not (compared or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
             # Where it makes no difference what the code hears, the two differ by design, as with padded places in fast paths.
             with suppress(Exception):
-                other = _export(model, args, kwargs, uses, True, free)
+                other = _export(model, args, kwargs, uses, True, free, training)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
-    return _exported(model, exported, args, kwargs, uses)
+    graph = _exported(model, exported, args, kwargs, uses)
+    return replace(graph, training=training, calls=calls())
 
 
 @contextmanager
-def _one_pass(model: nn.Module) -> Iterator[None]:
-    """Let a model run once, and leave it as it was."""
-    with evaluating(model), private_draws(), writes_refused(model):
-        yield
+def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], CallLog | None]]:
+    """Let a model run once, and leave it as it was; what ran is told where code asked for the mode."""
+    log = CallLog()
+    with (
+        evaluating(model),
+        private_draws(),
+        in_mode(model, training),
+        mode_reads(model) as reads,
+        writes_refused(model, log.note),
+    ):
+        yield lambda: log if reads.found else None
 
 
 class AsBefore(TypedDict):
@@ -254,7 +283,8 @@ def _with_leaving(model: nn.Module, graph: Graph, stored: Mapping[Node, Stored],
     graph = replace(graph, derived={**renewed, **parametrized(model, graph.graph, graph.tensors)})
     leaving |= dict.fromkeys(unread(graph.graph, parameters, leaving), "computed, and nothing reads it")
     idle, pinned = idle_parts(model, ran, {id(model_tensors[name]) for node, name in parameters.items() if node.users})
-    return replace(graph, leaving=leaving, idle=idle, pinned=pinned)
+    names = frozenset(place.name for place in stored.values())
+    return replace(graph, leaving=leaving, idle=idle, pinned=pinned, stored=names)
 
 
 def _is_attribute(model: nn.Module, name: str) -> bool:
@@ -267,7 +297,13 @@ def _is_attribute(model: nn.Module, name: str) -> bool:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], uses: Uses | None, as_it_runs: bool, free: bool
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    uses: Uses | None,
+    as_it_runs: bool,
+    free: bool,
+    training: bool,
 ) -> Export:
     """The exported program; where values decide, as they do on the example, or with the sizes that it has there."""
     touched = uses.parameters if uses else None
@@ -285,7 +321,8 @@ def _export(
         failure = error
     if failure is not None or is_ragged(exports[0].program):
         with suppress(Exception):  # the first error says more
-            values = decided_values(model, *fresh(args, kwargs))
+            with in_mode(model, training):
+                values = decided_values(model, *fresh(args, kwargs), settled=training)
             if values or failure is not None:
                 exports.insert(
                     0, export(model, args, kwargs, touched, values, as_it_runs=as_it_runs or failure is not None)
@@ -304,7 +341,7 @@ def _refusal(model: nn.Module, error: Exception) -> str:
     line = model_line(error)
     return (
         f"{type(model).__name__} cannot be traced: {f'{line}: ' if line else ''}{first_line(error)}. Usual causes: control "
-        "flow that depends on the values of tensors (use torch.where or torch.cond, or put what stands before and after the "
+        "flow that depends on the values of tensors (use torch.where, or put what stands before and after the "
         "decision into submodules, inside of which can be cut), .item(), numpy in the forward pass, or a custom autograd "
         "function. torch.export.export(model, inputs, strict=False) shows the whole trace."
     )

@@ -21,14 +21,16 @@ from secateur.structure.frames import Frame, Inputs
 from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
 from secateur.structure.nodes import module_paths, where
+from secateur.structure.ops import flattens
 from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
-from secateur.structure.rules.registry import output_shapes, shape_of
+from secateur.structure.rules.registry import output_shapes
 from secateur.structure.stand_in import run_substituted
-from secateur.structure.trace import trace
+from secateur.structure.trace import first_line, trace
+from secateur.structure.train_code import in_mode
 from secateur.switches import unfused_attention
-from secateur.types import VerificationError
+from secateur.types import CutError, VerificationError
 
 __all__ = ["IN_DOUBLE", "Rows", "Sliced", "Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
 
@@ -91,7 +93,57 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     if not is_graph and reference.structure is not None:
         check_sizes(cut, reference.structure, gone)
     double = max((deviation for case, deviation in differences.items() if case.double), default=None)
-    return Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
+    verification = Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
+    return verification if is_graph else _with_train_mode(verification, cases, cut, rows, gone, tolerance)
+
+
+def _with_train_mode(
+    evaluated: Verification, cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float
+) -> Verification:
+    """What was found in eval mode, with what is found in train mode where that runs other code."""
+    structure = cases.reference.structure
+    untrained = "" if structure is None else structure.graph.untrained
+    try:
+        if cases.trained is not None:
+            return _both(evaluated, verify(cases.trained, cut, rows, gone, tolerance))
+        if untrained:
+            _check_untraced(cases.untraced, cut, rows, tolerance)
+    except Exception as error:
+        if cases.trained is not None and _wavers(cases.trained, tolerance):
+            return replace(evaluated, skipped=(*evaluated.skipped, "train mode: it answers otherwise each time"))
+        kind = type(error) if isinstance(error, VerificationError) else CutError
+        why = f" ({untrained})" if untrained else ""
+        raise kind(f"in train mode, which runs other code than eval mode{why}: {first_line(error)}") from error
+    return replace(evaluated, skipped=(*evaluated.skipped, f"train mode: {untrained}")) if untrained else evaluated
+
+
+def _wavers(cases: Cases, tolerance: float) -> bool:
+    """Whether the masked model differs from itself, as where it draws from generators of its own."""
+    return not difference(cases.example, cases.reference.on_example()) <= _tolerance(cases.example, tolerance)
+
+
+def _both(evaluated: Verification, trained: Verification) -> Verification:
+    doubles = [v.double for v in (evaluated, trained) if v.double is not None]
+    return Verification(
+        max(evaluated.example, trained.example),
+        max(doubles, default=None),
+        (*evaluated.draws, *(f"{draw} in train mode" for draw in trained.draws)),
+        (*evaluated.skipped, *(f"in train mode {why}" for why in trained.skipped)),
+    )
+
+
+def _check_untraced(cases: Cases, cut: nn.Module, rows: Rows, tolerance: float) -> None:
+    """Compare the two on the example where the masked model runs by itself in train mode, of which there is no trace."""
+    try:
+        expected = cases.example if cases.reference.statistics is None else None
+    except Exception:  # noqa: BLE001  (a model raises what it likes where it is given no targets)
+        return
+    if expected is None:
+        return
+    deviation = difference(expected, Sliced(cases.reference, cut, rows).run_example())
+    allowed = _tolerance(expected, tolerance)
+    if not deviation <= allowed:
+        raise VerificationError(_differs(deviation, allowed, "the example"))
 
 
 def agrees_at(cases: Cases, cut: nn.Module, rows: Rows, frame: Frame) -> bool | None:
@@ -150,12 +202,17 @@ class Sliced:
             rows, drawn = self.rows.get(id(full)), case.draw(name)
             return select_rows(drawn, rows) if rows else drawn.clone()
 
-        return run_substituted(self.cut, fetch, case.inputs, run, double=case.double)
+        def run_in_mode(module: nn.Module, inputs: Inputs) -> Any:
+            with in_mode(module, self.reference.training):
+                return module(*inputs[0], **inputs[1]) if run is None else run(module, inputs)
+
+        return run_substituted(self.cut, fetch, case.inputs, run_in_mode, double=case.double)
 
     def run_example(self) -> Any:
         """Return what it answers to the example."""
         args, kwargs = fresh(*self.reference.inputs)
-        with evaluating(self.cut), private_draws(), unfused_attention():
+        training = self.reference.training
+        with evaluating(self.cut), private_draws(), in_mode(self.cut, training), unfused_attention():
             return self.cut(*args, **kwargs)
 
 
@@ -221,6 +278,7 @@ def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor
         compared=True,
         as_it_runs=graph.as_it_runs,
         uses=graph.uses and _as_of(graph.uses, graph.state, cut),
+        training=graph.training,
     )
     _compare_sizes(structure, gone, list(again.nodes), cut)
 
@@ -266,16 +324,7 @@ def _takes_literals(node: Node) -> bool:
     """Whether an op's sizes come from the code that calls it, rather than from a layer that is known and mended."""
     if node.op != "call_function" or op_name(node).startswith(("conv", "layer_norm", "group_norm", "rms_norm")):
         return False
-    return not _flattens(node)
-
-
-def _flattens(node: Node) -> bool:
-    """Whether an op only joins the last axes into one: with other sizes it fails, or the outputs' shape gives it away."""
-    source = node.args[0] if node.args else None
-    if op_name(node) not in {"view", "reshape", "_unsafe_view", "flatten"} or not isinstance(source, Node):
-        return False
-    before, after = shape_of(source), shape_of(node)
-    return len(after) <= len(before) and after[:-1] == before[: len(after) - 1]
+    return not flattens(node)
 
 
 def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> list[tuple[int, ...]] | None:

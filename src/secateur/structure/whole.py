@@ -160,6 +160,9 @@ def verify_whole(
     draws = [f"{region.path}: {draw}" for region, v in verifications.items() for draw in v.draws]
     skipped += [f"{region.path}: {why}" for region, v in verifications.items() for why in v.skipped]
     draws += [f"the whole model with weights drawn anew, {case.frame}" for case in cases.draws]
+    structure = cases.reference.structure
+    if structure is not None and structure.graph.untrained:
+        skipped.append(f"train mode: {structure.graph.untrained}")
     if double is not None:
         draws.append("the whole model on the example")
     return Verification(example, max((d for d in doubles if d is not None), default=None), tuple(draws), tuple(skipped))
@@ -286,24 +289,21 @@ def _part(reference: Reference, structure: Structure, region: Region) -> Cases:
     def named(name: str) -> str | None:
         return _named(alone, name, reference)
 
-    nodes = set(region.graph.nodes)
     sites = {name: site for name, old in structure.sites.items() if (site := _within(old, named)).members}
     units = {name: structure.units[name] for name in sites}
-    ties = replace(
-        structure.ties,
-        statistics={node: axes for node, axes in structure.ties.statistics.items() if node in nodes},
-        groups={node: axis for node, axis in structure.ties.groups.items() if node in nodes},
-    )
-    part = Structure(
-        graph=region.graph,
+    part = replace(
+        structure.within(region.graph),
         tensors={inner: value for name, value in structure.tensors.items() if (inner := named(name)) is not None},
-        values={node: value for node, value in structure.values.items() if node in nodes},
-        ties=ties,
         sites=sites,
         units=units,
-        frozen=structure.frozen,
         derived={name: v for name, v in structure.derived.items() if name.startswith(f"{region.path}.")},
+        trained=None,
     )
+    if structure.trained is not None and region.graph.trained is not None:
+        in_training = structure.trained.within(region.graph.trained)
+        part = replace(
+            part, trained=replace(part, graph=in_training.graph, values=in_training.values, ties=in_training.ties)
+        )
     keep: Keep = {name: keep_mask for name, keep_mask in reference.keep.items() if name in sites}
     return Cases(Reference(alone, Sites(sites, {}, part), keep))
 

@@ -82,7 +82,8 @@ def reduce_extreme(call: Call) -> Value | list[Value]:
     named = op_name(call.node) != "aminmax"
     if named and _reads_second(call.node):
         call.freeze(*(x.axes[d] for d in dims), because="the place of an extreme is read")
-    call.statistic(*(x.axes[d] for d in dims))
+    if not (x.zero and op_name(call.node) == "any"):  # zeros decide no `any`
+        call.statistic(*(x.axes[d] for d in dims))
     value = Value(_reduced(call, x, dims), x.zero and op_name(call.node) != "logsumexp")
     if not isinstance(call.node.meta.get("val"), (tuple, list)):
         return value

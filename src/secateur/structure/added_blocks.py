@@ -1,0 +1,99 @@
+"""Blocks whose answers a model adds to something, as in ``x = x + block(x)``: one that answers zeros changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.randomness import private_draws
+from secateur.state import called, evaluating
+from secateur.trees import tensors_within
+
+__all__ = ["added_blocks"]
+
+ADDS = {torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor}
+
+
+def added_blocks(
+    model: nn.Module, paths: Collection[str], inputs: tuple[tuple[Any, ...], dict[str, Any]]
+) -> frozenset[str]:
+    """Return which of these blocks leave everything as it is where they answer zeros: that is tried, all at once.
+
+    Zeros may be scaled or dropped on their way; they must end in sums with something else, and nowhere else.
+
+    Args:
+        model: it is left as it is.
+        paths: modules within it that answer a tensor, or a tuple of one.
+        inputs: what the model is called with.
+
+    >>> class Sum(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.added, self.last = nn.Linear(2, 2), nn.Linear(2, 2)
+    ...     def forward(self, x):
+    ...         return self.last(x + 2 * self.added(x))
+    >>> sorted(added_blocks(Sum(), ["added", "last"], ((torch.ones(1, 2),), {})))
+    ['added']
+    """
+    zeros = _Zeros()
+
+    def answer_zeros(path: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            wrapped = isinstance(output, tuple)
+            zero = torch.zeros_like(output[0] if wrapped else output)
+            zeros.of[id(zero)] = (zero, {path})
+            return (zero,) if wrapped else zero
+
+        return hook
+
+    with evaluating(model), private_draws():
+        handles = [model.get_submodule(path).register_forward_hook(answer_zeros(path)) for path in paths]
+        try:
+            with zeros:
+                outputs = called(model, *inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+    for tensor in tensors_within(outputs):
+        zeros.otherwise |= zeros.blocks(tensor)
+    return frozenset(zeros.added - zeros.otherwise)
+
+
+class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows zeros through a forward pass.
+
+    Attributes:
+        of: tensors of zeros, with the blocks that answered them, by the tensor's id, which is its own while it lives.
+        added, otherwise: the blocks whose zeros were added to something, or went another way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.of: dict[int, tuple[Tensor, set[str]]] = {}
+        self.added: set[str] = set()
+        self.otherwise: set[str] = set()
+
+    def blocks(self, tensor: Tensor) -> set[str]:
+        """Return the blocks that a tensor of zeros comes from."""
+        return self.of[id(tensor)][1] if id(tensor) in self.of else set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operands = tensors_within((args, kwargs or {}))
+        blocks = set().union(*map(self.blocks, operands))
+        others = [x for x in operands if id(x) not in self.of and not isinstance(x, nn.Parameter)]
+        before = others[0].clone() if blocks and func in ADDS and len(others) == 1 else None
+        result = func(*args, **(kwargs or {}))
+        if not blocks:
+            return result
+        if before is not None and result.shape == before.shape and torch.equal(result, before):
+            self.added |= blocks
+            self.of.pop(id(result), None)  # what was added to the zeros in place is no zero now
+        elif isinstance(result, Tensor) and not others and not bool(result.count_nonzero()):
+            self.of[id(result)] = (result, blocks)
+        else:
+            self.otherwise |= blocks
+        return result

@@ -1,0 +1,272 @@
+"""Code that train mode alone runs: whether a model has any, and how it is run there so that two runs can be compared.
+
+Torch's own layers stay in eval mode: what they do in train mode is known, ties nothing, and may fail on one sample.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock, get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import Module
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.randomness import private_draws
+from secateur.state import evaluating, fresh
+from secateur.structure.outputs import Holdings
+from secateur.trees import tensors_within
+from secateur.untouched import writes_refused
+
+__all__ = ["CallLog", "ModeReads", "in_mode", "mode_reads", "runs_other_code", "set_training"]
+
+OF_TORCH = str(Path(torch.__file__).parent) + os.sep
+OURS = str(Path(__file__).parent) + os.sep
+
+
+def is_of_torch(module: nn.Module) -> bool:
+    """Whether a module is a layer of torch's own.
+
+    >>> is_of_torch(nn.Dropout()), is_of_torch(type("Mine", (nn.Dropout,), {"__module__": "mine"})())
+    (True, False)
+    """
+    return type(module).__module__.startswith("torch.")
+
+
+class ModeReads:
+    """Whether code that is not torch's asks which mode a model is in.
+
+    Attributes:
+        found: whether any did, or does something of its own when the mode changes.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found = any(type(m).train is not Module.train and not is_of_torch(m) for m in model.modules())
+
+    def note(self) -> None:
+        """Note the code that reads the mode now."""
+        if not self.found:
+            frame: Any = sys._getframe(2)
+            while frame is not None and frame.f_code.co_filename.startswith(OURS):
+                frame = frame.f_back
+            self.found = frame is not None and not frame.f_code.co_filename.startswith(OF_TORCH)
+
+
+PATCHING = Lock()  # all threads share the class of modules
+
+
+@contextmanager
+def mode_reads(model: nn.Module, counts: Callable[[], bool] = lambda: True) -> Iterator[ModeReads]:
+    """Watch whether code that is not torch's reads ``training`` of any module; nothing else becomes slower.
+
+    Args:
+        model: the model that runs.
+        counts: whether what is read now counts.
+
+    >>> class Two(nn.Module):
+    ...     def forward(self, x):
+    ...         return (x, x) if self.training else x
+    >>> model = nn.Sequential(nn.Dropout(), Two())
+    >>> with mode_reads(model) as reads:
+    ...     _ = model[0](torch.ones(1))
+    ...     before = reads.found
+    ...     _ = model(torch.ones(1))
+    >>> before, reads.found
+    (False, True)
+    """
+    reads, thread = ModeReads(model), get_ident()
+
+    def get(module: nn.Module) -> bool:
+        if get_ident() == thread and counts():
+            reads.note()
+        try:
+            training: bool = module.__dict__["training"]
+        except KeyError:
+            raise AttributeError("training") from None
+        return training
+
+    def put(module: nn.Module, training: bool) -> None:
+        module.__dict__["training"] = training
+
+    with PATCHING:
+        Module.training = property(get, put)  # type: ignore[assignment]
+        try:
+            yield reads
+        finally:
+            del Module.training
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Run a model that is in eval mode in train mode, where that is asked for; who calls this puts the mode back.
+
+    What is drawn at random is settled: nothing is dropped, and noise is zero, whatever the number of units.
+    """
+    if not training:
+        yield
+        return
+    set_training(model)
+    with _seeded(), _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
+        yield
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let Python and numpy draw the same numbers each time, and go on as before afterwards."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    random.seed(0)
+    if numpy:
+        numpy.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
+
+
+def set_training(model: nn.Module) -> None:
+    """Put a model in train mode, but for torch's own layers."""
+    model.train()
+    for module in model.modules():
+        if is_of_torch(module):
+            module.training = False
+
+
+SETTLED = {
+    **dict.fromkeys(("bernoulli", "bernoulli_"), 1.0),
+    **dict.fromkeys(("rand", "rand_like", "uniform", "uniform_"), 0.5),
+    **dict.fromkeys(("randn", "randn_like", "normal", "normal_", "normal_functional"), 0.0),
+}
+"""What the ops that draw answer instead."""
+
+
+class _SettledDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers numbers in the place of random ones."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if name in ("native_dropout", "_fused_dropout", "dropout"):
+            return (args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)) if "_" in name else args[0].clone()
+        result = func(*args, **(kwargs or {}))
+        return result.fill_(SETTLED[name]) if name in SETTLED else result
+
+
+DROPPING = {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+}
+
+
+class _SettledLayers(TorchFunctionMode):
+    """Lets functions drop nothing, and norm by what they know, as in eval mode."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name in DROPPING:
+            return args[0] if args else kwargs["input"]
+        place, argument, settled = SETTLED_ARGUMENTS.get(name, (0, "", None))
+        if name == "batch_norm" and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is None:
+            argument = ""  # it has nothing else to norm by
+        if argument and argument in kwargs:
+            kwargs[argument] = settled
+        elif argument and len(args) > place:
+            args = (*args[:place], settled, *args[place + 1 :])
+        return func(*args, **kwargs)
+
+
+SETTLED_ARGUMENTS = {
+    "scaled_dot_product_attention": (4, "dropout_p", 0.0),
+    "batch_norm": (5, "training", False),
+}
+"""What functions are given in train mode instead: the argument's place, its name, and its value."""
+
+
+class CallLog:
+    """The ops of a forward pass, each with what makes it another one than the next: parameters, shapes, positions.
+
+    What is made or drawn for whole samples, and what scales a tensor by that or by a number, ties nothing and is left out.
+
+    Attributes:
+        calls: the ops.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.by_sample: dict[int, Tensor] = {}  # an id is a tensor's own only while it lives
+
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Note one op."""
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if not (isinstance(result, Tensor) and self._ties_nothing(name, args, result)):
+            self.calls.append((name, _told(args), _told(list(kwargs.values())), _told(result)))
+
+    def _ties_nothing(self, name: str, args: Any, result: Tensor) -> bool:
+        if result.is_meta and name == "empty":  # a shape that the recorder notes
+            return True
+        operands = [x for x in args if isinstance(x, Tensor)] if name in SCALING else []
+        whole = [x for x in operands if id(x) not in self.by_sample]
+        if whole:
+            return len(whole) == 1 and whole[0].shape == result.shape
+        by_sample = result.shape[1:].numel() == 1 and (bool(operands) or name in MAKING)
+        if by_sample:
+            self.by_sample[id(result)] = result
+        return by_sample
+
+
+MAKING = {*("empty", "new_empty", "empty_like", "full", "new_full", "ones", "new_ones", "zeros", "new_zeros", "fill")}
+MAKING |= {*("rand", "randn", "rand_like", "randn_like", "bernoulli", "uniform", "normal")}
+SCALING = {
+    *("mul", "div", "add", "sub", "rsub", "floor", "lt", "gt", "le", "ge", "_to_copy", "clone", "detach", "alias")
+}
+
+
+def _told(argument: Any) -> Any:
+    if isinstance(argument, nn.Parameter):
+        return id(argument)
+    if isinstance(argument, Tensor):
+        return tuple(argument.shape)
+    if isinstance(argument, (list, tuple)):
+        return [_told(inner) for inner in argument]
+    return argument if type(argument) in (int, str) else None
+
+
+def runs_other_code(
+    model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], log: CallLog, stored: Container[str], shapes: Any
+) -> bool:
+    """Whether a model runs other ops in train mode than in eval mode, stores other tensors, or returns others.
+
+    Args:
+        model: the model; it is left as it is.
+        inputs: what it is called with.
+        log, stored, shapes: what ran in eval mode, where it stored tensors, and the shapes of what it returned.
+
+    Raises:
+        Exception: whatever the model raises in train mode on these inputs.
+    """
+    args, kwargs = fresh(*inputs)
+    in_training = CallLog()
+    with evaluating(model), private_draws(), in_mode(model, True), writes_refused(model, in_training.note):
+        holdings = Holdings(model, (args, kwargs), buffers=False)
+        outputs = model(*args, **kwargs)
+        places = {place.name for place, _ in holdings.stored()}
+    once = {id(x): tuple(x.shape) for x in tensors_within(outputs)}
+    return (
+        log.calls != in_training.calls
+        or any(place not in stored for place in places)
+        or sorted(once.values()) != shapes
+    )

@@ -1,0 +1,365 @@
+"""What train mode alone runs ties units, is verified, and what cannot be run there is said."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.structure.both_modes import trace_both
+from secateur.structure.cutting import CutModel, cut_with_plan
+from secateur.structure.train_code import mode_reads
+
+
+class Plain(nn.Module):
+    """Two convolutions and a head; subclasses do more in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.norm, self.drop, self.head = nn.BatchNorm2d(16), nn.Dropout(0.5), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        z = self.norm(self.second(h)).relu()
+        if self.training:
+            return self.trained(h, z)
+        return self.answer(z)
+
+    def answer(self, z: Tensor) -> Tensor:
+        made: Tensor = self.head(self.drop(z.mean((2, 3))))
+        return made
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(F.dropout(z, 0.1, self.training))
+
+
+class Auxiliary(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux = nn.Sequential(
+            nn.Conv2d(16, 12, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)
+        )
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z), self.aux(h)
+
+
+class AuxiliaryLoss(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z), (h - z.detach()).abs().mean()
+
+
+class Features(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return {"out": self.answer(z), "features": [h]}
+
+
+class Slice(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(torch.cat([z[:, :8] * 0.5, z[:, 8:]], 1))
+
+
+class Halves(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        a, b = z.chunk(2, 1)
+        return self.answer(torch.cat([b, a], 1))
+
+
+class Residual(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + h)
+
+
+class Noise(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + 0.1 * torch.randn_like(z))
+
+
+class Depth(Plain):
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        if not (self.training and random.random() < 0.5):
+            h = h + self.norm(self.second(h))
+        return self.answer(h)
+
+
+class LayerDrop(Plain):
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        chance = torch.rand([])
+        if not self.training or chance > 0.1:
+            h = h + self.norm(self.second(h))
+        return (self.answer(h), self.answer(2 * h)) if self.training else self.answer(h)
+
+
+class Normed(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_norm, self.project = nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z), self.project(self.layer_norm(h.mean((2, 3))))
+
+
+class OtherScale(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(16))
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z * self.scale[None, :, None, None])
+
+
+class Grouped(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z.view(len(z), 2, 8, *z.shape[2:]).flatten(1, 2))
+
+
+class Stores(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        self.hidden = h
+        return self.answer(z)
+
+
+class Switches(Plain):
+    """It reads no mode, but changes something of its own with it."""
+
+    tall = False
+
+    def train(self, mode: bool = True) -> Switches:
+        self.tall = mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        z = self.norm(self.second(h)).relu()
+        return (self.answer(z), h) if self.tall else self.answer(z)
+
+
+class Numpy(Plain):
+    """It draws from what torch knows nothing of."""
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + h * float(np.random.rand()))  # noqa: NPY002
+
+
+class Generators(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + h * float(np.random.default_rng().random()))
+
+
+class Averages(Plain):
+    """Statistics of its own that train mode moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16))
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        mean = z.mean((0, 2, 3))
+        self.mean.mul_(0.9).add_(0.1 * mean)
+        return self.answer(z - mean[None, :, None, None])
+
+    def answer(self, z: Tensor) -> Tensor:
+        return super().answer(z if self.training else z - self.mean[None, :, None, None])
+
+
+class Targets(Plain):
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Any:
+        answer = self.answer(self.norm(self.second(self.first(x).relu())).relu())
+        if not self.training:
+            return answer
+        assert targets is not None, "targets must be given"
+        return F.cross_entropy(answer, targets)
+
+
+class Deciding(Plain):
+    """What train mode does hangs on values, so that it cannot be traced."""
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z * 2) if float(h.sum()) > -1e9 else self.answer(z)
+
+
+class DecidingSum(Plain):
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(z + h) if float(h.sum()) > -1e9 else self.answer(z)
+
+
+X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def cut_every_third(model: nn.Module) -> tuple[sc.Sites, CutModel]:
+    sites = sc.channels(model, X)
+    keep = {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()}
+    return sites, cut_with_plan(model, sites, keep)
+
+
+def numbers(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    inner = outputs.values() if isinstance(outputs, dict) else outputs
+    return [number for output in inner for number in numbers(output)]
+
+
+MODELS = {
+    Auxiliary: (
+        {"first", "second"},
+        {"aux.0": "train mode alone runs it", "aux.4": "the model's output in train mode"},
+    ),
+    AuxiliaryLoss: (set(), {}),
+    Features: ({"second"}, {"first": "the model's output in train mode"}),
+    Slice: ({"first"}, {"second": "train mode counts its units at aten.slice"}),
+    Halves: ({"first"}, {"second": "train mode counts its units at aten.chunk"}),
+    Residual: ({"first"}, {}),
+    Noise: ({"first", "second"}, {}),
+    Depth: ({"first"}, {}),
+    LayerDrop: ({"first"}, {}),
+    Normed: ({"first", "second"}, {"project": "the model's output in train mode"}),
+    OtherScale: ({"first", "second"}, {}),
+    Grouped: ({"first"}, {"second": "train mode counts its units at aten."}),
+    Stores: ({"second"}, {"first": "the forward pass stores it as hidden in train mode"}),
+    Numpy: ({"first"}, {}),
+    Averages: ({"first", "second"}, {}),
+    Switches: ({"second"}, {"first": "the model's output in train mode"}),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_cut_model_trains_as_the_masked_one_does(kind: type[Plain]) -> None:
+    torch.manual_seed(0)
+    model = kind().train()
+    free, frozen = MODELS[kind]
+    sites, small = cut_every_third(model)
+    if free:
+        assert set(sites) == free
+    assert all(sites.frozen[name].startswith(why) for name, why in frozen.items()), sites.frozen
+    assert type(small.model) is kind
+    masked = sc.mask(model, sites, {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()})
+    for module in (small.model, masked):
+        module.train()
+        module.drop.p = 0.0
+    results = []
+    for module in (small.model, masked):
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+        results.append(numbers(module(X)))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.shape == theirs.shape
+        if kind is not Noise:  # other numbers are drawn for other numbers of units
+            torch.testing.assert_close(ours, theirs)
+    sum(number.sum() for number in numbers(small.model.train()(X))).backward()  # type: ignore[union-attr]
+
+
+def test_what_was_verified_in_train_mode_is_said() -> None:
+    _, small = cut_every_third(Auxiliary())
+    assert sum("in train mode" in draw for draw in small.verification.draws) == len(small.verification.draws) // 2 > 0
+
+
+@pytest.mark.parametrize("kind", [Targets, Deciding])
+def test_what_could_not_be_looked_at_is_a_warning(kind: type[Plain]) -> None:
+    torch.manual_seed(0)
+    result = sc.prune(kind(), X, sparsity=0.3, latency=False)
+    (warning,) = [text for text in result.report.warnings if "train mode" in text]
+    assert ("targets must be given" in warning) == (kind is Targets)
+    assert "WARNING: train mode was not verified" in str(result.report)
+
+
+def test_a_model_that_differs_from_itself_cannot_be_compared() -> None:
+    torch.manual_seed(0)
+    (skipped,) = cut_every_third(Generators())[1].verification.skipped
+    assert skipped == "train mode: it answers otherwise each time"
+
+
+class Halting(nn.Module):
+    """It decides by values, so that it is traced in parts, of which each does more in train mode."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.block, self.last, self.asks = Residual(), nn.Linear(5, 2), asks
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.block(x)
+        h = h if float(h.detach().sum()) > 0 else -h
+        return (self.last(h), h) if self.asks and self.training else self.last(h)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_parts_of_a_model_are_verified_in_train_mode(asks: bool) -> None:
+    torch.manual_seed(0)
+    sites, small = cut_every_third(Halting(asks))
+    assert set(sites) == {"block.first"}
+    assert any(draw.startswith("block: ") and draw.endswith("in train mode") for draw in small.verification.draws)
+    assert any("the code between them asks for the mode" in why for why in small.verification.skipped) is asks
+    small.model.train()(X)
+
+
+def test_random_numbers_go_on_as_before() -> None:
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    expected = random.random(), np.random.rand()  # noqa: NPY002
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    cut_every_third(Numpy())
+    assert (random.random(), np.random.rand()) == expected  # noqa: NPY002
+
+
+def test_code_that_is_not_traced_is_run() -> None:
+    torch.manual_seed(0)
+    model = DecidingSum()
+    sites = sc.channels(model, X)
+    keep = {"first": torch.arange(16) % 3 != 1, "second": torch.arange(16) % 4 != 1}
+    with pytest.raises(sc.CutError, match="in train mode, which runs other code than eval mode"):
+        sc.cut(model, sites, keep, form="module")
+
+
+@pytest.mark.parametrize(
+    "model", [Plain(), nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout()), Targets()]
+)
+def test_no_second_trace_where_train_mode_runs_no_other_code(model: nn.Module) -> None:
+    assert trace_both(model, X).trained is None
+
+
+def test_only_code_that_is_not_torchs_counts_as_asking() -> None:
+    with mode_reads(model := nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout())) as reads:
+        model(X)
+    assert not reads.found
+    with mode_reads(plain := Plain()) as reads:
+        plain(X)
+    assert reads.found
+    assert "training" not in vars(nn.Module)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_left_in_its_modes(training: bool) -> None:
+    model = Auxiliary().train(training)
+    model.norm.train(not training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cut_every_third(model)
+    assert model.training is training
+    assert model.norm.training is not training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", ["l2", "taylor", "energy"])
+@pytest.mark.parametrize("repair", [None, "least-squares"])
+def test_heads_of_train_mode_are_cut_by_any_criterion(criterion: str, repair: str | None) -> None:
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 3, 6, 6), torch.randint(0, 5, (8,))) for _ in range(2)]
+    result = sc.prune(
+        Auxiliary(), X, criterion=criterion, sparsity=0.3, data=data, loss="cross_entropy", repair=repair, latency=False
+    )
+    answers = result.model.train()(X)
+    assert [tuple(answer.shape) for answer in answers] == [(2, 5), (2, 5)]
+
+
+def test_an_exported_graph_knows_what_train_mode_ties(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    result = sc.prune(Residual(), X, sparsity=0.3, latency=False, form="graph")
+    again = sc.load(result.save(tmp_path / "small"), Residual())
+    assert torch.equal(again.eval()(X), result.model.eval()(X))
