@@ -206,6 +206,23 @@ def test_a_loop_hands_a_tensor_back_to_the_region_that_made_it() -> None:
         torch.testing.assert_close(small(x * scale), masked(x * scale))
 
 
+def of_chosen_rows(m: Parts, x: Tensor) -> Tensor:
+    """As many rows go on as are good enough."""
+    good = m.head(m.a(x)).sum(1) > 0
+    return m.head(m.a(x[good])).sum(0)
+
+
+def test_another_number_of_rows_passes_a_border_in_the_masked_model() -> None:
+    torch.manual_seed(3)
+    model, x = Parts(of_chosen_rows).eval(), torch.randn(32, 4)
+    sites = sc.channels(model, x)
+    keep = {"a.2": torch.arange(6) < 2}
+    masked = sc.mask(model, sites, keep)
+    rows = [int((m.head(m.a(x)).sum(1) > 0).sum()) for m in (model, masked)]
+    assert rows[0] != rows[1]
+    torch.testing.assert_close(sc.cut(model, sites, keep)(x), masked(x))
+
+
 def test_what_goes_wrong_behind_a_border_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole runs: nothing else compares regions whose inputs are of other sizes."""
     model, x = Parts(after_a_decision).eval(), torch.randn(2, 4)

@@ -49,7 +49,6 @@ class WholeCases:
         self.reference = reference
         self.parts = [(region, _part(reference, structure, region)) for region in structure.graph.regions]
         self.gone = structure.gone(reference.keep)
-        self.by_call = {(region.path, called_with(_call(region))): region for region, _ in self.parts}
         self._answers: dict[bool, Any] = {}
 
     @cached_property
@@ -66,12 +65,16 @@ class WholeCases:
         keep_masks = [keep_vector(axis, self.gone) for axis in self.reference.structure.values[node].axes]
         return {dim: mask.nonzero().flatten() for dim, mask in enumerate(keep_masks) if not bool(mask.all())}
 
-    def kept(self, path: str, call: Inputs, answer: Any) -> Any:
+    @cached_property
+    def handing(self) -> dict[str, Region]:
+        """A region of each path that hands on what is cut: of another number of boxes, say, the same channels stay."""
+        return {region.path: region for region, _ in reversed(self.parts) if region in self.bordering}
+
+    def kept(self, path: str, answer: Any) -> Any:
         """What stays of the answer of a region that the masked model calls."""
-        region = self.by_call.get((path, called_with(call)))
-        if region not in self.bordering:
+        if path not in self.handing:
             return answer
-        pairs = zip(tensors_within(answer), output_nodes(region), strict=False)
+        pairs = zip(tensors_within(answer), output_nodes(self.handing[path]), strict=False)
         small = {id(tensor): select_rows(tensor, self._kept(node)) for tensor, node in pairs}
         return changed(answer, lambda tensor: small.get(id(tensor), tensor))
 
@@ -210,18 +213,18 @@ def _differs(deviation: float, on: str) -> str:
     )
 
 
-Take = Callable[[str, Inputs, Any], Any]
-"""Given a region's path, what it was called with and what it answers; returns what is compared of that."""
+Take = Callable[[str, Any], Any]
+"""Given a region's path and what it answers; returns what is compared of that."""
 
 
-def _run(module: nn.Module, inputs: Inputs, paths: list[str], take: Take = lambda _path, _call, answer: answer) -> Any:
+def _run(module: nn.Module, inputs: Inputs, paths: list[str], take: Take = lambda _path, answer: answer) -> Any:
     """What a model answers, and what its regions do on the way, in their order."""
     answers: list[Any] = []
 
     def hook(path: str) -> Any:
-        return lambda _module, args, kwargs, answer: answers.append(take(path, (args, kwargs), answer))
+        return lambda _module, _args, answer: answers.append(take(path, answer))
 
-    handles = [module.get_submodule(path).register_forward_hook(hook(path), with_kwargs=True) for path in paths]
+    handles = [module.get_submodule(path).register_forward_hook(hook(path)) for path in paths]
     args, kwargs = fresh(*inputs)
     try:
         return module(*args, **kwargs), answers
