@@ -328,10 +328,10 @@ def test_no_second_trace_where_train_mode_runs_no_other_code(model: nn.Module) -
 def test_only_code_that_is_not_torchs_counts_as_asking() -> None:
     with mode_reads(model := nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout())) as reads:
         model(X)
-    assert not reads.found
+    assert not reads.asked
     with mode_reads(plain := Plain()) as reads:
         plain(X)
-    assert reads.found
+    assert reads.asked
     assert "training" not in vars(nn.Module)
 
 

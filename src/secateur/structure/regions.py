@@ -229,7 +229,7 @@ def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tup
     ):
         args, kwargs = fresh(*inputs)
         model(*args, **kwargs)
-    return uses.used, uses.ran, reads.found
+    return uses.used, uses.ran, reads.asked
 
 
 @dataclass(eq=False)

@@ -205,7 +205,7 @@ def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], CallLog
         mode_reads(model) as reads,
         writes_refused(model, log.note),
     ):
-        yield lambda: log if reads.found else None
+        yield lambda: log if reads.asked else None
 
 
 class AsBefore(TypedDict):

@@ -45,19 +45,19 @@ class ModeReads:
     """Whether code that is not torch's asks which mode a model is in.
 
     Attributes:
-        found: whether any did, or does something of its own when the mode changes.
+        asked: whether any did, or does something of its own when the mode changes.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.found = any(type(m).train is not Module.train and not is_of_torch(m) for m in model.modules())
+        self.asked = any(type(m).train is not Module.train and not is_of_torch(m) for m in model.modules())
 
     def note(self) -> None:
         """Note the code that reads the mode now."""
-        if not self.found:
+        if not self.asked:
             frame: Any = sys._getframe(2)
             while frame is not None and frame.f_code.co_filename.startswith(OURS):
                 frame = frame.f_back
-            self.found = frame is not None and not frame.f_code.co_filename.startswith(OF_TORCH)
+            self.asked = frame is not None and not frame.f_code.co_filename.startswith(OF_TORCH)
 
 
 PATCHING = Lock()  # all threads share the class of modules
@@ -77,9 +77,9 @@ def mode_reads(model: nn.Module, counts: Callable[[], bool] = lambda: True) -> I
     >>> model = nn.Sequential(nn.Dropout(), Two())
     >>> with mode_reads(model) as reads:
     ...     _ = model[0](torch.ones(1))
-    ...     before = reads.found
+    ...     before = reads.asked
     ...     _ = model(torch.ones(1))
-    >>> before, reads.found
+    >>> before, reads.asked
     (False, True)
     """
     reads, thread = ModeReads(model), get_ident()
