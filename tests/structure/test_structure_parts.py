@@ -306,6 +306,19 @@ def test_layers_that_make_units_run_by_themselves(quick: bool) -> None:
             torch.testing.assert_close(maker.run(signal, bias=False), layer(signal))
 
 
+@pytest.mark.parametrize(
+    ("layer", "space"), [(nn.Conv1d(3, 4, 2), (5,)), (nn.Conv2d(3, 4, 2), (5, 6)), (nn.Conv3d(3, 4, 2), (5, 6, 7))]
+)
+def test_a_maker_knows_the_shape_of_one_sample_of_its_input(layer: nn.Module, space: tuple[int, ...]) -> None:
+    model = nn.Sequential(layer, nn.Tanh(), type(layer)(4, 2, 1))  # type: ignore[call-arg]
+    structure = infer(trace(model, FLOATS(2, 3, *space)))
+    own = {node: dict(model.named_parameters())[name].detach() for node, name in structure.graph.tensors.items()}
+    ((maker,),) = (makers_of(structure, OwnTensors(structure.graph, own))["0"],)
+    assert maker.shape == (1, 3, *space)
+    x = torch.randn(2, 3, *space)
+    torch.testing.assert_close(maker.run(x), layer(x).detach())
+
+
 def test_ops_that_treat_samples_by_themselves() -> None:
     class Ops(nn.Module):
         def __init__(self) -> None:

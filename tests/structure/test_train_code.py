@@ -278,6 +278,29 @@ def test_a_model_that_differs_from_itself_cannot_be_compared() -> None:
     assert skipped == "train mode: it answers otherwise each time"
 
 
+class Halting(nn.Module):
+    """It decides by values, so that it is traced in parts, of which each does more in train mode."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.block, self.last, self.asks = Residual(), nn.Linear(5, 2), asks
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.block(x)
+        h = h if float(h.detach().sum()) > 0 else -h
+        return (self.last(h), h) if self.asks and self.training else self.last(h)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_parts_of_a_model_are_verified_in_train_mode(asks: bool) -> None:
+    torch.manual_seed(0)
+    sites, small = cut_every_third(Halting(asks))
+    assert set(sites) == {"block.first"}
+    assert any(draw.startswith("block: ") and draw.endswith("in train mode") for draw in small.verification.draws)
+    assert any("the code between them asks for the mode" in why for why in small.verification.skipped) is asks
+    small.model.train()(X)
+
+
 def test_random_numbers_go_on_as_before() -> None:
     random.seed(7), np.random.seed(7)  # noqa: NPY002
     expected = random.random(), np.random.rand()  # noqa: NPY002

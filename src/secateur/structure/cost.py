@@ -128,8 +128,9 @@ def _einsum(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:
     if len(operands) != 2 or "..." in "".join(terms):
         return 0
     pairs = zip(terms, operands, strict=True)
-    sizes = {letter: left.size(axis) for term, value in pairs for letter, axis in zip(term, value.axes, strict=True)}
-    return prod(sizes.values())
+    axes = [pair for term, value in pairs for pair in zip(term, value.axes, strict=True)]
+    # The longest axis of each letter, as a size of 1 is repeated.
+    return prod(left.size(axis) for axis in dict(sorted(axes, key=lambda pair: pair[1].size)).values())
 
 
 def _recurrent(left: _Left, arguments: Mapping[str, Any], output: Value) -> int:

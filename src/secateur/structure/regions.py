@@ -23,6 +23,7 @@ from secateur.structure.both_modes import trace_both, train_traces
 from secateur.structure.carriers import Uses, both_uses
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, first_line
+from secateur.structure.train_code import mode_reads
 from secateur.structure.watch import watch
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
@@ -160,7 +161,7 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         for traced in (region.graph, *train_traces(region.graph)):
             for node, name in traced.tensors.items():
                 tensors[node] = first.get(id(traced.state[name]), name)
-    outside, ran = _used_outside(model, {region.path for region in regions}, inputs)
+    outside, ran, asks_mode = _used_outside(model, {region.path for region in regions}, inputs)
     followed = _all_ran(model, regions, ran) and not any(train_traces(region.graph) for region in regions)
     borders = find_borders(model, regions, inputs) if followed else Borders(regions)
     regions = borders.order
@@ -169,6 +170,7 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         pinned |= {first[id(region.graph.state[name])]: why for name, why in region.graph.pinned.items()}
     return Graph(
         graph=fx.Graph(),
+        untrained="it was traced in parts, and the code between them asks for the mode" if asks_mode else "",
         tensors=tensors,
         state={**{n: t for region in regions for n, t in region.graph.state.items()}, **model_tensors},
         inputs=tuple(node for region in regions for node in region.graph.inputs),
@@ -213,13 +215,21 @@ def _idle(
     return never
 
 
-def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int]]:
-    """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, and of modules that run."""
+def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int], bool]:
+    """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, those of modules that run, and
+    whether code elsewhere asks for the mode.
+    """
     uses = _Outside({id(tensor) for tensor in own_tensors(model).values()})
-    with evaluating(model), private_draws(), uses.entering(map(model.get_submodule, paths)), uses:
+    with (
+        evaluating(model),
+        private_draws(),
+        mode_reads(model, lambda: not uses.depth) as reads,
+        uses.entering(map(model.get_submodule, paths)),
+        uses,
+    ):
         args, kwargs = fresh(*inputs)
         model(*args, **kwargs)
-    return uses.used, uses.ran
+    return uses.used, uses.ran, reads.found
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, get_ident
@@ -64,8 +64,12 @@ PATCHING = Lock()  # all threads share the class of modules
 
 
 @contextmanager
-def mode_reads(model: nn.Module) -> Iterator[ModeReads]:
+def mode_reads(model: nn.Module, counts: Callable[[], bool] = lambda: True) -> Iterator[ModeReads]:
     """Watch whether code that is not torch's reads ``training`` of any module; nothing else becomes slower.
+
+    Args:
+        model: the model that runs.
+        counts: whether what is read now counts.
 
     >>> class Two(nn.Module):
     ...     def forward(self, x):
@@ -81,7 +85,7 @@ def mode_reads(model: nn.Module) -> Iterator[ModeReads]:
     reads, thread = ModeReads(model), get_ident()
 
     def get(module: nn.Module) -> bool:
-        if get_ident() == thread:
+        if get_ident() == thread and counts():
             reads.note()
         try:
             training: bool = module.__dict__["training"]

@@ -157,6 +157,9 @@ def verify_whole(
     draws = [f"{region.path}: {draw}" for region, v in verifications.items() for draw in v.draws]
     skipped += [f"{region.path}: {why}" for region, v in verifications.items() for why in v.skipped]
     draws += [f"the whole model with weights drawn anew, {case.frame}" for case in cases.draws]
+    structure = cases.reference.structure
+    if structure is not None and structure.graph.untrained:
+        skipped.append(f"train mode: {structure.graph.untrained}")
     if double is not None:
         draws.append("the whole model on the example")
     return Verification(example, max((d for d in doubles if d is not None), default=None), tuple(draws), tuple(skipped))
