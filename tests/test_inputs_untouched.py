@@ -114,6 +114,10 @@ def test_an_object_among_the_inputs_is_as_it_was(cached: int, as_dict: bool, tmp
     result = sc.prune(model, example, sparsity=0.4)
     sc.load(result.save(tmp_path / "small"), Caching().eval())
     assert (len(cache.layers), cache.length) == (cached, 0)
+    assert (
+        len(sites.structure.graph.args[1].layers if not as_dict else sites.structure.graph.kwargs["cache"].layers)
+        == cached
+    )
 
 
 class Joined(Cache):

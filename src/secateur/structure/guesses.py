@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.checks import is_whole
 from secateur.randomness import private_draws
-from secateur.state import evaluating
+from secateur.state import evaluating, fresh
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.carriers import Attribute, Dimension, Uses, both_uses
 from secateur.structure.held import held, is_settings, mapped_numbers
@@ -200,7 +200,7 @@ def _uses(model: nn.Module, structure: Structure) -> Uses:
 
 def _watch(model: nn.Module, graph: Graph) -> Uses:
     with evaluating(model), private_draws(), in_mode(model, graph.training):
-        return watch(model, graph.args, graph.kwargs)[0] or Uses()
+        return watch(model, *fresh(graph.args, graph.kwargs))[0] or Uses()
 
 
 def _watched(uses: Uses, path: str, name: str) -> Attribute:
