@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -17,7 +16,6 @@ from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating
 from secateur.structure.accepted import require_inputs
-from secateur.structure.attention import free_attention
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
 from secateur.structure.circumstances import circumstances
@@ -26,7 +24,7 @@ from secateur.structure.depth import BlockStructure, removed_blocks, skipping
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.graph_parts import GraphPart
 from secateur.structure.guesses import proposals
-from secateur.structure.held import held, hold, is_settings
+from secateur.structure.held import held, set_attributes
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
 from secateur.structure.modes import train_mode
@@ -336,36 +334,6 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     result = copied(model, memo)
     set_attributes(result, plan.attributes)
     return result
-
-
-def set_attributes(model: nn.Module, attributes: Edits) -> None:
-    """Set the attributes of `model`, by module and name (`hold`).
-
-    What is set in settings that several modules share is set for all of them at the first of these, and elsewhere for that
-    module alone, which has its own copy from then on.
-    """
-    first = _first_holders(model)
-    for path, values in attributes.items():
-        module = model.get_submodule(path)
-        for name in dict.fromkeys(name.partition(".")[0] for name in values if "." in name):
-            if is_settings(settings := getattr(module, name)) and first[id(settings)] is not module:
-                setattr(module, name, deepcopy(settings))
-    for path, values in attributes.items():
-        module = model.get_submodule(path)
-        if isinstance(module, nn.MultiheadAttention):
-            free_attention(module)
-        for name, value in values.items():
-            hold(module, name, value)
-
-
-def _first_holders(model: nn.Module) -> dict[int, nn.Module]:
-    """For the id of every object that a module holds as settings, the first module that does."""
-    first: dict[int, nn.Module] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if is_settings(value):
-                first.setdefault(id(value), module)
-    return first
 
 
 def _find_tensor(model: nn.Module, name: str) -> Tensor:

@@ -1,19 +1,22 @@
-"""Whole numbers that a module holds by name: as attributes, in its config or other settings, and in its mappings.
+"""Whole numbers that a module holds by name: as attributes, in its config or other settings, and in its mappings; set there.
 
 A layer that rearranges by a pattern, such as that of einops, has the lengths of its axes in a mapping.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.structure.attention import free_attention
 from secateur.structure.graph_parts import INTERNAL, GraphPart
 
-__all__ = ["held", "hold", "is_settings", "mapped_numbers"]
+__all__ = ["held", "hold", "is_settings", "mapped_numbers", "set_attributes"]
 
 
 def mapped_numbers(module: nn.Module) -> dict[str, int]:
@@ -72,6 +75,36 @@ def hold(module: nn.Module, name: str, value: Any) -> None:
     holder[last] = value
     for attribute in [n for n, same in vars(module).items() if same == pairs]:  # the mapping once more, in another form
         setattr(module, attribute, tuple(holder.items()))
+
+
+def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set the attributes of `model`, by module and name (`hold`).
+
+    What is set in settings that several modules share is set for all of them at the first of these, and elsewhere for that
+    module alone, which has its own copy from then on.
+    """
+    first = _first_holders(model)
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        for name in dict.fromkeys(name.partition(".")[0] for name in values if "." in name):
+            if is_settings(settings := getattr(module, name)) and first[id(settings)] is not module:
+                setattr(module, name, deepcopy(settings))
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        if isinstance(module, nn.MultiheadAttention):
+            free_attention(module)
+        for name, value in values.items():
+            hold(module, name, value)
+
+
+def _first_holders(model: nn.Module) -> dict[int, nn.Module]:
+    """For the id of every object that a module holds as settings, the first module that does."""
+    first: dict[int, nn.Module] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if is_settings(value):
+                first.setdefault(id(value), module)
+    return first
 
 
 def _holder(module: nn.Module, name: str) -> tuple[Any, str]:
