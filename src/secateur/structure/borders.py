@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from secateur.state import evaluating, fresh
 from secateur.structure.ops import is_view, writes
 from secateur.structure.outputs import Holdings
 from secateur.structure.trace import Region
+from secateur.structure.train_code import in_mode
 from secateur.trees import tensors_within
 
 __all__ = ["ASIDE", "Borders", "called_with", "find_borders", "function_name", "output_nodes"]
@@ -61,22 +62,35 @@ def function_name(func: Any) -> str:
     return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
 
 
-def find_borders(model: nn.Module, regions: Sequence[Region], inputs: Inputs) -> Borders:
+def find_borders(model: nn.Module, regions: Sequence[Region], inputs: Inputs, asks_mode: bool) -> Borders:
     """Return where regions meet in a forward pass; nowhere where that cannot run while it is watched.
 
     An input is one of a border where it is an output of a region in every call, and that output is given to inputs of such
     borders alone: neither returned nor kept, and no function of torch takes it between the regions. Sizes may be asked for.
+
+    Args:
+        model: the model; it is left as it is.
+        regions: its regions, none of which has code that train mode alone runs.
+        inputs: the example.
+        asks_mode: whether code between the regions asks for the mode; then it is watched in train mode too, where it runs.
     """
     passing = _Passing({(region.path, called_with(_call(region))): region for region in regions})
-    try:
-        with evaluating(model), private_draws(), passing.listening(model, regions):
+
+    def follow(training: bool) -> None:
+        with evaluating(model), private_draws(), in_mode(model, training), passing.listening(model, regions):
             args, kwargs = fresh(*inputs)
             holdings = Holdings(model, (args, kwargs), buffers=True)
             outputs = model(*args, **kwargs)
             passing.touch(tensors_within(outputs))
             passing.touch([tensor for _, tensor in holdings.stored()])
+
+    try:
+        follow(training=False)
     except Exception:  # noqa: BLE001  (code may insist on torch's own shapes; then nothing is known)
         return Borders(tuple(regions))
+    if asks_mode:
+        with suppress(Exception):  # without targets, say, it does not run
+            follow(training=True)
     return passing.borders(regions)
 
 

@@ -163,7 +163,7 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
                 tensors[node] = first.get(id(traced.state[name]), name)
     outside, ran, asks_mode = _used_outside(model, {region.path for region in regions}, inputs)
     followed = _all_ran(model, regions, ran) and not any(train_traces(region.graph) for region in regions)
-    borders = find_borders(model, regions, inputs) if followed else Borders(regions)
+    borders = find_borders(model, regions, inputs, asks_mode) if followed else Borders(regions)
     regions = borders.order
     pinned = {first[key]: "what cannot be traced uses it, too" for key in outside if key in first}
     for region in regions:
