@@ -124,6 +124,11 @@ WITHOUT_EFFECT: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda m: setattr(m, "head", nn.Linear(8, 5)),
         "head of a graph's Literal cannot be another module",
     ),
+    "one more submodule": (lambda m: m.add_module("last", nn.ReLU()), "last of a graph's Literal cannot be another"),
+    "one more layer": (lambda m: m.more.append(nn.ReLU()), "of a graph's .* cannot be another module"),
+    "a layer between": (lambda m: m.more.insert(0, nn.ReLU()), "of a graph's .* cannot be another module"),
+    "a layer less": (lambda m: m.more.__delitem__(0), "of a graph's .* cannot be another module"),
+    "no layer": (lambda m: delattr(m.backbone, "drop"), "drop of a graph's Backbone cannot be another"),
     "a part": (lambda m: m.backbone(X), "a Backbone of a graph does not run by itself"),
 }
 

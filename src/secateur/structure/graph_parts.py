@@ -71,6 +71,19 @@ class GraphPart(nn.Module):
         check_set(self, name, value)
         super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        if name in self._modules:
+            refuse_module(self, name)
+        super().__delattr__(name)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Refuse it."""
+        refuse_module(self, name)
+
+    def insert(self, index: int, module: nn.Module) -> NoReturn:
+        """Refuse it."""
+        refuse_module(self, index)
+
     def forward(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refuse to run."""
         raise InputError(
@@ -121,10 +134,15 @@ def check_set(module: Any, name: str, value: Any) -> None:
             f"{name} of a graph's {module.kind} cannot be set, as it was written into the graph: set it on the model, and cut that again"
         )
     if "written" in vars(module) and (isinstance(value, nn.Module) or name in module._modules):
-        raise InputError(
-            f"{name} of a graph's {module.kind} cannot be another module, as the graph runs as a whole: give its tensors other values, "
-            "or change the model, and cut that again"
-        )
+        refuse_module(module, name)
+
+
+def refuse_module(module: Any, name: int | str) -> NoReturn:
+    """Refuse to add, to replace or to remove a submodule."""
+    raise InputError(
+        f"{name} of a graph's {module.kind} cannot be another module, as the graph runs as a whole: give its tensors other values, "
+        "or change the model, and cut that again"
+    )
 
 
 def part_tree(model: nn.Module) -> GraphPart:
@@ -170,6 +188,10 @@ class CutGraph(GraphModule):
     def __setattr__(self, name: str, value: Any) -> None:
         check_set(self, name, value)
         super().__setattr__(name, value)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Refuse it."""
+        refuse_module(self, name)
 
     def __copy__(self) -> CutGraph:
         other = CutGraph(self, self.graph, type(self).__name__)
