@@ -11,7 +11,6 @@ from secateur.structure.cost import Cost
 from secateur.structure.difference import is_usable
 from secateur.structure.draws import Draw
 from secateur.structure.frames import EXAMPLE, Frame, Inputs, as_typed, drawn_inputs, other_frames
-from secateur.structure.infer import Structure
 from secateur.structure.reference import Reference, Statistics
 from secateur.types import VerificationError
 
@@ -48,18 +47,15 @@ class Cases:
         structure = self.reference.structure
         if structure is None or structure.trained is None:
             return None
-        return self._of(structure.trained)
+        return Cases(self.reference.with_structure(structure.trained))
 
     @cached_property
     def untraced(self) -> Cases:
         """The same in train mode where that could not be traced."""
         structure = self.reference.structure
         assert structure is not None
-        return self._of(replace(structure, graph=replace(structure.graph, training=True, untrained="")))
-
-    def _of(self, structure: Structure) -> Cases:
-        sites = replace(self.reference.sites, structure=structure)
-        return Cases(Reference(self.reference.model, sites, self.reference.keep))
+        graph = replace(structure.graph, training=True, untrained="")
+        return Cases(self.reference.with_structure(replace(structure, graph=graph)))
 
     @cached_property
     def cheap(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, is_fixed, keep_vector
+from secateur.structure.borders import called_with
 from secateur.structure.both_modes import trace_both
 from secateur.structure.depth import BlockStructure
 from secateur.structure.export import program_inputs
@@ -43,12 +44,19 @@ class Reference:
 
     def __init__(self, model: nn.Module, sites: Sites, keep: Keep) -> None:
         self.model, self.sites, self.keep = model, sites, keep
+        self._elsewhere: dict[tuple[Any, ...], Structure] = {}
         structure = sites.structure
         self.structure = structure if isinstance(structure, Structure) else None
         self.training = self.structure is not None and self.structure.graph.training
         source: BlockStructure | Any = structure if self.structure is None else self.structure.graph
         self.inputs: Inputs = (source.args, dict(source.kwargs))
         self._zeros = zeros(model, sites, keep)
+
+    def with_structure(self, structure: Structure) -> Reference:
+        """Return the same model, masked alike, in the mode of a structure of it."""
+        other = Reference(self.model, replace(self.sites, structure=structure), self.keep)
+        other._elsewhere = self._elsewhere  # each trace is of both modes
+        return other
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -92,7 +100,11 @@ class Reference:
         graph = None if self.structure is None else self.structure.graph
         as_before = exported_like(graph) if graph else AsBefore(compared=False, as_it_runs=False)
         both = graph is not None and (graph.training or graph.trained is not None)
-        structure = infer((trace_both if both else trace)(self.model, args or kwargs, quick=False, **as_before))
+        shapes = called_with((args, kwargs))
+        if shapes not in self._elsewhere:
+            traced = (trace_both if both else trace)(self.model, args or kwargs, quick=False, **as_before)
+            self._elsewhere[shapes] = infer(traced)
+        structure = self._elsewhere[shapes]
         if not self.training:
             return structure
         if structure.trained is None:
