@@ -346,6 +346,55 @@ def test_a_model_is_left_in_its_modes(training: bool) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def clamp(layer: nn.Conv2d) -> None:
+    with torch.no_grad():
+        layer.weight.clamp_(-0.05, 0.05)
+
+
+def fill(layer: nn.Conv2d) -> None:
+    with torch.no_grad():
+        layer.weight[layer.weight.abs() < 0.05] = 0.0
+
+
+def zero(layer: nn.Conv2d) -> None:
+    assert layer.bias is not None
+    layer.bias.data.zero_()
+
+
+def scale(layer: nn.Conv2d) -> None:
+    layer.weight.detach().mul_(0.5)
+
+
+def assign(layer: nn.Conv2d) -> None:
+    layer.weight.data = layer.weight.data.clamp(-0.05, 0.05)
+
+
+class Writes(Plain):
+    """Train mode writes into its parameters, as critics do whose weights are clipped."""
+
+    def __init__(self, write: Any) -> None:
+        super().__init__()
+        self.write = write
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            self.write(self.first)
+        return self.answer(self.norm(self.second(self.first(x).relu())).relu())
+
+
+@pytest.mark.parametrize("write", [clamp, fill, zero, scale, assign])
+def test_what_train_mode_writes_stays_out_of_the_cut_model(write: Any) -> None:
+    torch.manual_seed(0)
+    model = Writes(write)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, small = cut_every_third(model)
+    assert type(small.model) is Writes
+    kept = torch.arange(16) % 3 != 1
+    assert torch.equal(small.model.first.weight, model.first.weight[kept])  # type: ignore[union-attr, index]
+    assert torch.equal(small.model.first.bias, model.first.bias[kept])  # type: ignore[union-attr, index]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("criterion", ["l2", "taylor", "energy"])
 @pytest.mark.parametrize("repair", [None, "least-squares"])
 def test_heads_of_train_mode_are_cut_by_any_criterion(criterion: str, repair: str | None) -> None:
