@@ -373,6 +373,103 @@ def test_a_model_is_left_in_its_modes(training: bool) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+class Gradients(Plain):
+    """Code that asks whether gradients are recorded; subclasses say how."""
+
+    def asks(self, z: Tensor) -> bool:
+        return torch.is_grad_enabled()
+
+    def more(self, z: Tensor) -> Any:
+        return self.answer(z.flip(1))
+
+    def forward(self, x: Tensor) -> Any:
+        z = self.norm(self.second(self.first(x).relu())).relu()
+        return self.more(z) if self.asks(z) else self.answer(z)
+
+
+class InTrainingAlone(Gradients):
+    def asks(self, z: Tensor) -> bool:
+        return self.training and torch.is_grad_enabled()
+
+
+class Required(Gradients):
+    def asks(self, z: Tensor) -> bool:
+        return z.requires_grad
+
+    def more(self, z: Tensor) -> Any:
+        return self.answer(z), z.view(len(z), 4, 4, -1).mean(1)
+
+
+class OfInputs(Gradients):
+    def forward(self, x: Tensor) -> Any:
+        z = self.second(self.first(x).relu()).relu()
+        return self.answer(z.flip(1) if x.requires_grad else z)
+
+
+@pytest.mark.parametrize("kind", [Gradients, InTrainingAlone, Required, OfInputs])
+def test_what_runs_with_gradients_alone_is_verified(kind: type[Plain]) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    sites = sc.channels(model, X)
+    keep = {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()}
+    with pytest.raises(sc.CutError):
+        sc.cut(model, sites, keep, form="module")
+    graph = sc.cut(model, sites, keep)
+    with pytest.raises(sc.InputError, match=r"gradients|eval mode"):
+        graph.train()(X.clone().requires_grad_())
+    kept_by_the_second = sc.cut(model, sites, {"first": keep["first"]}, form="module")
+    assert type(kept_by_the_second) is kind
+
+
+class Scaling(Gradients):
+    """What it runs with gradients ties as without."""
+
+    def more(self, z: Tensor) -> Any:
+        return self.answer(z * 2)
+
+
+class Heeding(Gradients):
+    """It asks, and answers the same."""
+
+    def more(self, z: Tensor) -> Any:
+        return self.answer(z)
+
+
+class NormedWithGradients(Scaling):
+    def answer(self, z: Tensor) -> Tensor:
+        return super().answer(F.layer_norm(z.transpose(1, 3), (z.shape[1],)).transpose(1, 3))
+
+
+def test_what_could_not_be_compared_with_gradients_is_a_warning() -> None:
+    torch.manual_seed(0)
+    for kind in (Scaling, Heeding):
+        assert cut_every_third(kind())[1].verification.skipped == ()
+        assert type(cut_every_third(kind())[1].model) is kind
+    result = sc.prune(NormedWithGradients(), X, sparsity=0.3, latency=False)
+    assert any("with gradients on" in warning for warning in result.report.warnings), result.report.warnings
+
+
+class DecidingWithGradients(nn.Module):
+    """Traced in parts, between which its code asks for gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 1))
+        self.last = nn.Sequential(nn.Conv2d(16, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        z = self.body(x)
+        if bool(x.isnan().any()):
+            return None
+        return self.last(z.flip(1) if torch.is_grad_enabled() else z)
+
+
+def test_gradients_are_asked_for_between_parts() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(sc.CutError, match="with gradients on, where the model runs other code"):
+        cut_every_third(DecidingWithGradients())
+
+
 def clamp(layer: nn.Conv2d) -> None:
     with torch.no_grad():
         layer.weight.clamp_(-0.05, 0.05)

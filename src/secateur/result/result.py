@@ -261,12 +261,15 @@ class Result:
         )
 
     def _unverified(self) -> list[str]:
-        """A warning where train mode may run code that was not verified."""
+        """A warning where train mode, or a call with gradients, may run code that was not verified."""
         whys = self.verification.skipped if isinstance(self.verification, Verification) else ()
         texts = [why.partition("train mode: ") for why in whys if "train mode: " in why]
         return [
-            f"{place}train mode was not verified on weights drawn anew: {why}; try a step of training first"
-            for place, _, why in texts
+            *(
+                f"{place}train mode was not verified on weights drawn anew: {why}; try a step of training first"
+                for place, _, why in texts
+            ),
+            *(f"not verified {why}; try a step of training first" for why in whys if "with gradients on" in why),
         ]
 
     def _stored_bytes(self) -> int:

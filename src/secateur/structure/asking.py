@@ -1,4 +1,4 @@
-"""What a model's code asks about the run that it is in: its mode, and what it hears of that."""
+"""What a model's code asks about the run that it is in, its mode and gradients, and what it hears of its mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import Module
 
 from secateur.switches import Together
@@ -20,6 +20,7 @@ __all__ = ["ModeReads", "is_of_torch", "mode_reads", "said_in_training"]
 
 OF_TORCH = str(Path(torch.__file__).parent) + os.sep
 OURS = str(Path(__file__).parent) + os.sep
+OF_EVERY_ROOM = str(Path(__file__).parent.parent)
 
 
 def is_of_torch(module: nn.Module) -> bool:
@@ -54,6 +55,7 @@ class _Listeners(threading.local):
 
     def __init__(self) -> None:
         self.all: list[_Listener] = []
+        self.gradients: list[ModeReads] = []
 
 
 LISTENERS = _Listeners()
@@ -97,20 +99,61 @@ def _listening(listener: _Listener) -> Iterator[None]:
             LISTENERS.all.remove(listener)
 
 
+ENABLED = torch.is_grad_enabled
+REQUIRED: Any = torch._C.TensorBase.requires_grad
+
+
+def _note_gradients() -> None:
+    """Note it where the code that asks is the model's; inputs are copied in the pass, by code of ours."""
+    if any(not reads.asked_gradients for reads in LISTENERS.gradients):
+        file = sys._getframe(2).f_code.co_filename
+        if not file.startswith((OURS, OF_TORCH)) and os.path.dirname(file) != OF_EVERY_ROOM:
+            for reads in LISTENERS.gradients:
+                reads.asked_gradients = reads.asked_gradients or reads.counts()
+
+
+def _enabled() -> bool:
+    _note_gradients()
+    return ENABLED()
+
+
+def _requires(tensor: Tensor) -> bool:
+    _note_gradients()
+    required: bool = REQUIRED.__get__(tensor)
+    return required
+
+
+@contextmanager
+def _gradients_as_property() -> Iterator[None]:
+    torch.is_grad_enabled = _enabled
+    Tensor.requires_grad = property(_requires, REQUIRED.__set__)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.is_grad_enabled = ENABLED
+        del Tensor.requires_grad
+
+
+GRADIENTS_HEARD = Together(_gradients_as_property)
+
+
 class ModeReads:
-    """Whether code that is not torch's asks which mode a model is in.
+    """Whether code that is not torch's asks which mode a model is in, and whether gradients are recorded.
 
     Attributes:
         asked_mode: whether any did, or does something of its own when the mode changes.
+        asked_gradients: whether any asked if gradients are on, or if a tensor requires them.
+        counts: whether what is asked now counts.
     """
 
     def __init__(self, model: nn.Module, counts: Callable[[], bool]) -> None:
         self.asked_mode = any(type(m).train is not Module.train and not is_of_torch(m) for m in model.modules())
-        self._counts = counts
+        self.asked_gradients = False
+        self.counts = counts
 
     def asked(self, _module: nn.Module, training: bool) -> bool:
         """Note the code that reads the mode now."""
-        self.asked_mode = self.asked_mode or (self._counts() and _model_asks())
+        self.asked_mode = self.asked_mode or (self.counts() and _model_asks())
         return training
 
     def put(self, module: nn.Module, training: bool) -> None:
@@ -119,7 +162,7 @@ class ModeReads:
 
 @contextmanager
 def mode_reads(model: nn.Module, counts: Callable[[], bool] = lambda: True) -> Iterator[ModeReads]:
-    """Watch whether code that is not torch's reads ``training`` of any module; nothing else becomes slower.
+    """Watch whether code that is not torch's reads ``training`` of any module, or asks for gradients; nothing else becomes slower.
 
     Args:
         model: the model that runs.
@@ -137,8 +180,12 @@ def mode_reads(model: nn.Module, counts: Callable[[], bool] = lambda: True) -> I
     (False, True)
     """
     reads = ModeReads(model, counts)
-    with _listening(reads):
-        yield reads
+    with _listening(reads), GRADIENTS_HEARD():
+        LISTENERS.gradients.append(reads)
+        try:
+            yield reads
+        finally:
+            LISTENERS.gradients.remove(reads)
 
 
 class _SaidInTraining:

@@ -49,14 +49,18 @@ def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
         return graph
     args, kwargs = graph.args, dict(graph.kwargs)
     try:
-        if not runs_other_code(model, (args, kwargs), graph.calls, graph.stored, _shapes(graph)):
+        example = (args, kwargs)
+        other_code, asks_gradients = runs_other_code(model, example, graph.calls, graph.stored, _shapes(graph))
+        graph = replace(graph, asks_gradients=graph.asks_gradients or asks_gradients)
+        if not other_code:
             return graph
     except Exception as error:  # noqa: BLE001  (a forward pass raises what it likes, as without targets)
         return replace(graph, untrained=f"it does not run on the example ({first_line(error)})")
     try:
         trained = trace(model, args or kwargs, **{**options, "training": True})
         if graph.program is None and trained.program is not None:  # the lines of both are compared
-            graph = trace(model, args or kwargs, **{**options, "quick": False})
+            exported = trace(model, args or kwargs, **{**options, "quick": False})
+            graph = replace(exported, asks_gradients=graph.asks_gradients)
     except Exception as error:  # noqa: BLE001
         return replace(
             graph,

@@ -25,9 +25,11 @@ from secateur.structure.difference import compared_tensors
 from secateur.structure.export import differ
 from secateur.structure.frames import Inputs
 from secateur.structure.graph_parts import INTERNAL
+from secateur.structure.train_code import in_mode
 from secateur.switches import unfused_attention
 from secateur.trees import changed, tensors_within
 from secateur.types import InputError
+from secateur.untouched import writes_undone
 
 __all__ = ["CHECKS_OF_INPUTS", "GRADIENTS", "Circumstances", "check_gradients", "circumstances"]
 
@@ -48,8 +50,13 @@ class Circumstances:
     conditions: tuple[str, ...] = ()
 
 
-def circumstances(model: nn.Module, inputs: Inputs) -> Circumstances:
-    """Return what a graph of a model in eval mode could not follow; the model is left as it is.
+def circumstances(model: nn.Module, inputs: Inputs, asks_gradients: bool = False) -> Circumstances:
+    """Return what a graph of a model could not follow; the model is left as it is.
+
+    Args:
+        model: it runs in eval mode.
+        inputs: what it is called with.
+        asks_gradients: whether its code is known to ask for gradients, so that it is run in train mode, too.
 
     >>> class Counts(nn.Module):
     ...     calls = 0
@@ -68,6 +75,8 @@ def circumstances(model: nn.Module, inputs: Inputs) -> Circumstances:
         if _differs(model, answers, inputs):
             set_names += [name for name in _replaced(model, inputs) if name not in set_names]
     refused = tuple(_refused(model, answers, inputs, asked.names))
+    if asks_gradients and GRADIENTS not in refused and _differs_in_training(model, inputs):
+        refused = (GRADIENTS, *refused)
     conditions = [*refused, *(f"{name} as it is, which the forward pass sets" for name in set_names)]
     if "dtype" in asked.names:
         conditions.append("inputs of the types that the example has, for which the code asks")
@@ -90,6 +99,19 @@ def _refused(model: nn.Module, answers: list[Tensor], inputs: Inputs, asked: set
             yield DERIVED_INPUTS
     if asked & {"is_contiguous", "stride"} and otherwise(_laid_otherwise, False):
         yield LAYOUT
+
+
+def _differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a model answers otherwise in train mode where gradients are on."""
+
+    def answers(gradients: bool) -> list[Tensor]:
+        in_training, on = in_mode(model, True), torch.set_grad_enabled
+        with resting(model), writes_undone(model), unfused_attention(), in_training, on(gradients):
+            return _answers(model, inputs)
+
+    with suppress(Exception):  # where it does not run there is no other answer
+        return differ(answers(False), answers(True))
+    return False
 
 
 def _differs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from secateur.structure.trace import model_line
 from secateur.structure.tried_shapes import shapes_taken
 from secateur.structure.verify import Verification, agrees_at, verify
 from secateur.structure.whole import WholeCases, verify_whole
+from secateur.structure.with_gradients import verify_with_gradients
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 
@@ -203,7 +204,8 @@ def _graph_form(
             # Verified on the example inputs themselves, not on those of the second trace.
             verification = verify(cases, graph, plan.rows, gone, tolerance)
             shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))
-            require_inputs(graph, shapes, traced.graph.free, circumstances(reference.model, reference.inputs))
+            asked = circumstances(reference.model, reference.inputs, structure.graph.asks_gradients)
+            require_inputs(graph, shapes, traced.graph.free, asked)
             return CutModel(graph, plan, verification)
         except VerificationError:
             if not free:
@@ -218,9 +220,19 @@ def _graph_form(
 def _verified(
     cases: Cases | WholeCases, small: nn.Module, plan: Plan, gone: Mapping[Atom, Tensor], tolerance: float
 ) -> Verification:
+    """What was verified of a cut module."""
     if isinstance(cases, WholeCases):
-        return verify_whole(cases, small, plan.rows, gone, tolerance)
-    return verify(cases, small, plan.rows, gone, tolerance)
+        verification = verify_whole(cases, small, plan.rows, gone, tolerance)
+        references = [part.reference for _, part in cases.parts]
+    else:
+        verification = verify(cases, small, plan.rows, gone, tolerance)
+        references = [cases.reference]
+    structure = cases.reference.structure
+    if structure is None or not structure.graph.asks_gradients:
+        return verification
+    statistics = any(reference.statistics is not None for reference in references)
+    skipped = verify_with_gradients(cases.reference, small, tolerance, statistics)
+    return replace(verification, skipped=(*verification.skipped, *skipped))
 
 
 def _module_form(

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
-from secateur.structure.asking import mode_reads
+from secateur.structure.asking import ModeReads, mode_reads
 from secateur.structure.borders import ASIDE, Borders, called_with, find_borders, function_name
 from secateur.structure.both_modes import trace_both, train_traces
 from secateur.structure.carriers import Uses, both_uses
@@ -161,16 +161,17 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
         for traced in (region.graph, *train_traces(region.graph)):
             for node, name in traced.tensors.items():
                 tensors[node] = first.get(id(traced.state[name]), name)
-    outside, ran, asks_mode = _used_outside(model, {region.path for region in regions}, inputs)
+    outside, ran, reads = _used_outside(model, {region.path for region in regions}, inputs)
     followed = _all_ran(model, regions, ran) and not any(train_traces(region.graph) for region in regions)
-    borders = find_borders(model, regions, inputs, asks_mode) if followed else Borders(regions)
+    borders = find_borders(model, regions, inputs, reads.asked_mode) if followed else Borders(regions)
     regions = borders.order
     pinned = {first[key]: "what cannot be traced uses it, too" for key in outside if key in first}
     for region in regions:
         pinned |= {first[id(region.graph.state[name])]: why for name, why in region.graph.pinned.items()}
     return Graph(
         graph=fx.Graph(),
-        untrained="it was traced in parts, and the code between them asks for the mode" if asks_mode else "",
+        untrained="it was traced in parts, and the code between them asks for the mode" if reads.asked_mode else "",
+        asks_gradients=reads.asked_gradients or any(region.graph.asks_gradients for region in regions),
         tensors=tensors,
         state={**{n: t for region in regions for n, t in region.graph.state.items()}, **model_tensors},
         inputs=tuple(node for region in regions for node in region.graph.inputs),
@@ -215,9 +216,9 @@ def _idle(
     return never
 
 
-def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int], bool]:
+def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tuple[set[int], set[int], ModeReads]:
     """The ids of the model's tensors that a forward pass uses elsewhere than in the regions, those of modules that run, and
-    whether code elsewhere asks for the mode.
+    what code elsewhere asks for.
     """
     uses = _Outside({id(tensor) for tensor in own_tensors(model).values()})
     with (
@@ -229,7 +230,7 @@ def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tup
     ):
         args, kwargs = fresh(*inputs)
         model(*args, **kwargs)
-    return uses.used, uses.ran, reads.asked_mode
+    return uses.used, uses.ran, reads
 
 
 @dataclass(eq=False)

@@ -66,6 +66,7 @@ class Graph:
         free: what sizes are when the inputs have others, where it was asked for.
         training: whether it is what train mode runs, torch's own layers left aside (`train_code`).
         stored: where the forward pass stores tensors.
+        asks_gradients: whether code that is not torch's asks if gradients are recorded.
         calls: the ops that ran, where code that is not torch's asks for the mode; else None.
         trained: the graph of train mode, where that runs other code than this one, of eval mode.
         untrained: why there is none although train mode may run other code; else "".
@@ -95,6 +96,7 @@ class Graph:
     free: FreeSizes | None = None
     training: bool = False
     stored: frozenset[str] = frozenset()
+    asks_gradients: bool = False
     calls: CallLog | None = None
     trained: Graph | None = None
     untrained: str = ""
@@ -168,18 +170,18 @@ def trace(
     check_ordinary(model, "trace")
     args, kwargs = fresh(*split_inputs(example_inputs))
     if quick:
-        with _one_pass(model, training) as calls:
+        with _one_pass(model, training) as ran:
             recorded = _recorded(model, args, kwargs)
         if recorded is not None:
-            return replace(recorded, training=training, calls=calls())
+            return replace(recorded, training=training, **ran())
     # Each pass anew: what the one before kept in tables is dropped.
-    answers, calls = None, lambda: None
+    answers, ran = None, _Ran
     if uses is None:
-        with _one_pass(model, training) as calls:
+        with _one_pass(model, training) as ran:
             uses, answers = watch(model, *fresh(args, kwargs))
     if uses is None:
         # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
-        with _one_pass(model, training) as calls:
+        with _one_pass(model, training) as ran:
             answers = called(model, args, kwargs)
     with evaluating(model), trained(model) if training else nullcontext():
         exported = _export(model, args, kwargs, uses, as_it_runs, free, training)
@@ -190,11 +192,18 @@ def trace(
                 other = _export(model, args, kwargs, uses, True, free, training)
                 exported = exported if answers_otherwise(model, other, answers, args, kwargs) else other
     graph = _exported(model, exported, args, kwargs, uses)
-    return replace(graph, training=training, calls=calls())
+    return replace(graph, training=training, **ran())
+
+
+class _Ran(TypedDict, total=False):
+    """What is told of a pass: see `Graph`."""
+
+    calls: CallLog | None
+    asks_gradients: bool
 
 
 @contextmanager
-def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], CallLog | None]]:
+def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], _Ran]]:
     """Let a model run once, and leave it as it was; what ran is told where code asked for the mode."""
     log = CallLog()
     with (
@@ -204,7 +213,7 @@ def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], CallLog
         mode_reads(model) as reads,
         writes_refused(model, log.note),
     ):
-        yield lambda: log if reads.asked_mode else None
+        yield lambda: _Ran(calls=log if reads.asked_mode else None, asks_gradients=reads.asked_gradients)
 
 
 class AsBefore(TypedDict):

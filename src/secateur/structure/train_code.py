@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
-from secateur.structure.asking import is_of_torch, said_in_training
+from secateur.structure.asking import is_of_torch, mode_reads, said_in_training
 from secateur.structure.outputs import Holdings
 from secateur.trees import tensors_within
 from secateur.untouched import writes_refused
@@ -179,8 +179,9 @@ def _told(argument: Any) -> Any:
 
 def runs_other_code(
     model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], log: CallLog, stored: Container[str], shapes: Any
-) -> bool:
-    """Whether a model runs other ops in train mode than in eval mode, stores other tensors, or returns others.
+) -> tuple[bool, bool]:
+    """Whether a model runs other ops in train mode than in eval mode, stores other tensors, or returns others; and whether
+    its code asks for gradients there.
 
     Args:
         model: the model; it is left as it is.
@@ -192,13 +193,20 @@ def runs_other_code(
     """
     args, kwargs = fresh(*inputs)
     in_training = CallLog()
-    with evaluating(model), private_draws(), in_mode(model, True), writes_refused(model, in_training.note):
+    with (
+        evaluating(model),
+        private_draws(),
+        in_mode(model, True),
+        mode_reads(model) as reads,
+        writes_refused(model, in_training.note),
+    ):
         holdings = Holdings(model, (args, kwargs), buffers=False)
         outputs = model(*args, **kwargs)
         places = {place.name for place, _ in holdings.stored()}
     once = {id(x): tuple(x.shape) for x in tensors_within(outputs)}
-    return (
+    other_code = (
         log.calls != in_training.calls
         or any(place not in stored for place in places)
         or sorted(once.values()) != shapes
     )
+    return other_code, reads.asked_gradients

@@ -33,7 +33,17 @@ from secateur.switches import unfused_attention
 from secateur.types import CutError, VerificationError
 from secateur.untouched import writes_undone
 
-__all__ = ["IN_DOUBLE", "Rows", "Sliced", "Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
+__all__ = [
+    "IN_DOUBLE",
+    "Rows",
+    "Sliced",
+    "Verification",
+    "agrees_at",
+    "allowed_on",
+    "check_sizes",
+    "check_tensors",
+    "verify",
+]
 
 IN_DOUBLE = 1e-9
 """The greatest relative difference in float64; what rounding leaves is below 1e-12 in most models."""
@@ -88,7 +98,7 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     sliced = Sliced(reference, cut, rows)
     differences = {case: _compare(sliced, case) for case in compared_cases}
     example = difference(cases.example, sliced.run_example())
-    allowed = _tolerance(cases.example, tolerance) if compared_cases else tolerance
+    allowed = allowed_on(cases.example, tolerance) if compared_cases else tolerance
     if not example <= allowed:
         raise VerificationError(_differs(example, allowed, "the example"))
     if not is_graph and reference.structure is not None:
@@ -120,7 +130,7 @@ def _with_train_mode(
 
 def _wavers(cases: Cases, tolerance: float) -> bool:
     """Whether the masked model differs from itself, as where it draws from generators of its own."""
-    return not difference(cases.example, cases.reference.on_example()) <= _tolerance(cases.example, tolerance)
+    return not difference(cases.example, cases.reference.on_example()) <= allowed_on(cases.example, tolerance)
 
 
 def _both(evaluated: Verification, trained: Verification) -> Verification:
@@ -142,7 +152,7 @@ def _check_untraced(cases: Cases, cut: nn.Module, rows: Rows, tolerance: float) 
     if expected is None:
         return
     deviation = difference(expected, Sliced(cases.reference, cut, rows).run_example())
-    allowed = _tolerance(expected, tolerance)
+    allowed = allowed_on(expected, tolerance)
     if not deviation <= allowed:
         raise VerificationError(_differs(deviation, allowed, "the example"))
 
@@ -165,7 +175,7 @@ def _compare(sliced: Sliced, case: Case) -> float:
         sliced.run_example()  # raises where the cut model cannot run at all, which is another error
         raise VerificationError(f"the cut model fails where the original runs, {case}: {error}") from error
     deviation = difference(case.outputs, outputs)
-    allowed = IN_DOUBLE if case.double else _tolerance(case.outputs, IN_SINGLE)
+    allowed = IN_DOUBLE if case.double else allowed_on(case.outputs, IN_SINGLE)
     if not deviation <= allowed:
         raise VerificationError(_differs(deviation, allowed, f"weights and inputs drawn anew, {case}"))
     return deviation
@@ -178,7 +188,7 @@ def _differs(deviation: float, allowed: float, on: str) -> str:
     )
 
 
-def _tolerance(outputs: Any, tolerance: float) -> float:
+def allowed_on(outputs: Any, tolerance: float) -> float:
     """What is proven in float64 needs only to be seen in half precision, whose steps are this much coarser."""
     steps = [torch.finfo(t.dtype).eps for t in compared_tensors(outputs) if t.is_floating_point()]
     coarser = max(steps, default=0.0) / torch.finfo(torch.float32).eps
