@@ -519,6 +519,41 @@ def test_what_train_mode_writes_stays_out_of_the_cut_model(write: Any) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+class Gram(nn.Module):
+    """Train mode returns a product of a weight with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        answer = self.head(self.second(self.first(x).relu()).relu())
+        return (answer, self.second.weight.t() @ self.second.weight) if self.training else answer
+
+
+def test_what_is_a_site_is_not_listed_as_left_whole() -> None:
+    sites = sc.channels(Gram(), torch.ones(2, 6))
+    assert set(sites) == {"second"}
+    assert set(sites.frozen) == {"first", "head"}
+
+
+class Teacher(Plain):
+    """Train mode moves a teacher, and runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = nn.Linear(16, 16)
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        with torch.no_grad():
+            self.teacher.weight.mul_(0.9)
+        return self.answer(z), self.teacher(h.mean((2, 3)))
+
+
+def test_what_train_mode_may_run_is_not_said_never_to_run() -> None:
+    assert sc.channels(Teacher(), X).frozen["teacher"] == "the example inputs never run it in eval mode"
+
+
 @pytest.mark.parametrize("criterion", ["l2", "taylor", "energy"])
 @pytest.mark.parametrize("repair", [None, "least-squares"])
 def test_heads_of_train_mode_are_cut_by_any_criterion(criterion: str, repair: str | None) -> None:

@@ -55,18 +55,21 @@ def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
         if not other_code:
             return graph
     except Exception as error:  # noqa: BLE001  (a forward pass raises what it likes, as without targets)
-        return replace(graph, untrained=f"it does not run on the example ({first_line(error)})")
+        return _untrained(graph, f"it does not run on the example ({first_line(error)})")
     try:
         trained = trace(model, args or kwargs, **{**options, "training": True})
         if graph.program is None and trained.program is not None:  # the lines of both are compared
             exported = trace(model, args or kwargs, **{**options, "quick": False})
             graph = replace(exported, asks_gradients=graph.asks_gradients)
     except Exception as error:  # noqa: BLE001
-        return replace(
-            graph,
-            untrained=f"it runs other code there, which cannot be traced ({first_line(error.__cause__ or error)})",
-        )
+        why = first_line(error.__cause__ or error)
+        return _untrained(graph, f"it runs other code there, which cannot be traced ({why})")
     return replace(graph, trained=trained)
+
+
+def _untrained(graph: Graph, why: str) -> Graph:
+    """The graph of eval mode alone, which knows nothing of what train mode may run."""
+    return replace(graph, untrained=why, idle={name: f"{idle} in eval mode" for name, idle in graph.idle.items()})
 
 
 def _shapes(graph: Graph) -> list[tuple[int, ...]]:

@@ -77,6 +77,8 @@ def cut(
     ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs are compared with those
     of the masked model: in float64 on weights and inputs drawn anew, to 1e-9 of the greatest output, at the example's
     shapes and at others where the model runs there (a large model on one draw alone), and in its own type on the example.
+    So it is in train mode, where that runs other code. What cannot be run there (as without targets) is not: the report of
+    `prune` warns of it.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.

@@ -144,7 +144,9 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     order = first_use(graph)
     tensors = {name: solver.tensors[name] for name in sorted(solver.tensors, key=lambda n: order.get(n, inf))}
     sites, units = find_sites(both, tensors, solver.ties)
-    frozen = {**dict(find_frozen(tensors, solver.ties)), **both.idle}
+    whole = {**dict(find_frozen(tensors, solver.ties)), **both.idle}
+    # A weight that is multiplied by itself makes what it reads as well: its own units may still be a site.
+    frozen = {name: why for name, why in whole.items() if name not in sites}
     derived = {
         name: value for name, node in both.derived.items() if isinstance(value := solver.values.get(node), Value)
     }

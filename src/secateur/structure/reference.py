@@ -108,7 +108,9 @@ class Reference:
         if not self.training:
             return structure
         if structure.trained is None:
-            raise TraceError("on inputs of other shapes train mode runs what eval mode does")
+            raise TraceError(
+                structure.graph.untrained or "it runs no other code than eval mode on inputs of these shapes"
+            )
         return structure.trained
 
     def _statistics(self, structure: Structure | None) -> Statistics | None:
