@@ -19,6 +19,7 @@ from secateur.types import InputError
 
 __all__ = [
     "Packing",
+    "Rest",
     "TreeDef",
     "changed",
     "copied_with",
@@ -26,6 +27,7 @@ __all__ = [
     "leaves_within",
     "look_into",
     "numbers_within",
+    "plain_values",
     "side_by_side",
     "tensors_within",
     "walk",
@@ -150,11 +152,11 @@ def _returns_to_itself(value: Any, above: tuple[int, ...]) -> bool:
     return any(_returns_to_itself(part, (*above, id(value))) for part in _parts(value))
 
 
-class _Rest(dict[str, Any]):
+class Rest(dict[str, Any]):
     """What an object holds beside tensors, by attribute; two are alike that have it in the same attributes."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Rest) and self.keys() == other.keys()
+        return isinstance(other, Rest) and self.keys() == other.keys()
 
     __hash__ = None
 
@@ -164,24 +166,46 @@ def _attributes(value: Any) -> dict[str, Any]:
     return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
 
 
-def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], _Rest]]:
+def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], Rest]]:
     attributes = _attributes(value)
     names = tuple(name for name, held in attributes.items() if tensors_within(held))
-    rest = _Rest({name: held for name, held in attributes.items() if name not in names})
+    rest = Rest({name: held for name, held in attributes.items() if name not in names})
     return [attributes[name] for name in names], (names, rest)
 
 
-def _with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...], _Rest]]:
+def _with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...], Rest]]:
     held, context = _taken_apart(value)
     return [(pytree.GetAttrKey(name), inner) for name, inner in zip(context[0], held, strict=True)], context
 
 
-def _put_together(kind: type, held: Any, context: tuple[tuple[str, ...], _Rest]) -> Any:
+def _put_together(kind: type, held: Any, context: tuple[tuple[str, ...], Rest]) -> Any:
     names, rest = context
     made: Any = object.__new__(kind)
     for name, inner in [*rest.items(), *zip(names, held, strict=True)]:
         object.__setattr__(made, name, inner)  # whether or not it is frozen
     return made
+
+
+def plain_values(value: Any, visited: dict[int, Any]) -> Any:
+    """Return what can be compared of a value: its plain values, nested as they are there; a tensor is as none.
+
+    >>> plain_values({"rows": [1, 2.5], "hidden": torch.ones(2)}, {})
+    {'rows': {'0': '1', '1': '2.5'}, 'hidden': None}
+    """
+    if isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+        return repr(value)  # a NaN is none but by its words
+    if isinstance(value, (Tensor, *CLOSED)):
+        return None
+    if id(value) in visited:
+        return visited[id(value)]
+    visited[id(value)] = None  # where it holds itself
+    parts: Any = _attributes(value)
+    if isinstance(value, Mapping):
+        parts = dict(value)
+    if isinstance(value, CONTAINERS):
+        parts = dict(enumerate(value))
+    visited[id(value)] = parts and {str(key): plain_values(part, visited) for key, part in parts.items()}
+    return visited[id(value)]
 
 
 def changed(value: Any, change: Callable[[Tensor], Any]) -> Any:

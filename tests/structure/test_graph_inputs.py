@@ -120,3 +120,46 @@ def test_a_graph_is_compiled_and_exported_with_its_entries() -> None:
     expected = graph(features)
     torch.testing.assert_close(torch.compile(graph, backend="eager", fullgraph=True)(features), expected)
     torch.testing.assert_close(torch.export.export(graph, (features,)).module()(features), expected)
+
+
+class Added(Literal):
+    """Each row with the one that all share, or with its own."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.answers(x) + self.answers(y)
+
+
+class Expanded(Literal):
+    """One row beside each other."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([self.answers(x), self.answers(y).expand(len(x), -1)], 1)
+
+
+class Even(Literal):
+    """Does something else with an even number of rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answers(x) * (2 if len(x) % 2 == 0 else 1)
+
+
+OWN: dict[str, tuple[type[Literal], tuple[Tensor, ...], list[tuple[int, ...]]]] = {
+    "two with one": (Added, (rows(2), rows(1)), [(5, 1), (1, 1)]),
+    "three with one": (Added, (rows(3), rows(1)), [(5, 1), (1, 1)]),
+    "one with one": (Added, (rows(1), rows(1)), [(5, 5)]),
+    "expanded": (Expanded, (rows(2), rows(1)), [(5, 1), (1, 1)]),
+    "expanded from one": (Expanded, (rows(1), rows(1)), [(4, 4)]),
+    "odd": (Even, (rows(1),), []),
+}
+
+
+@pytest.mark.parametrize(("kind", "example", "others"), OWN.values(), ids=OWN)
+def test_a_graph_takes_its_own_example(
+    kind: type[Literal], example: tuple[Tensor, ...], others: list[tuple[int, ...]]
+) -> None:
+    torch.manual_seed(0)
+    result = sc.prune(kind().eval(), example, sparsity=0.4, latency=False)
+    assert result.report.form == "graph"
+    masked = sc.mask(result.original, result.sites, result.keep)
+    for inputs in (example, *(tuple(map(rows, counts)) for counts in others)):
+        torch.testing.assert_close(result.model(*inputs), masked(*inputs))

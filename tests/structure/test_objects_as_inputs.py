@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,3 +98,54 @@ def test_one_tensor_that_is_given_twice_is_two_inputs(form: Any) -> None:
 def test_an_object_that_holds_itself_is_refused() -> None:
     with pytest.raises(InputError, match="hold no tensor"):
         sc.channels(Model(False), (Holding(X),))
+
+
+@dataclass
+class Scaled:
+    pixels: Tensor
+    more: list[Tensor]
+    scale: int = 2
+    tags: list[str] = field(default_factory=list)
+
+
+class Literal(nn.Module):
+    """A size in the code that no attribute holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, batch: Any) -> Any:
+        return self.last(self.a(batch.pixels).view(-1, 2, 4).flatten(1).relu()) * getattr(batch, "scale", 1)
+
+
+@pytest.mark.parametrize(
+    "batch", [Batch(X), Frozen(X), Plain(X), Scaled(X, [X.clone()])], ids=lambda b: type(b).__name__
+)
+def test_a_graph_takes_objects(batch: Any) -> None:
+    torch.manual_seed(0)
+    result = sc.prune(Literal().eval(), (batch,), sparsity=0.4, latency=False)
+    assert result.report.form == "graph"
+    masked = sc.mask(result.original, result.sites, result.keep)
+    for graph in (result.model, deepcopy(result.model), pickle.loads(pickle.dumps(result.model))):
+        for pixels in (X, torch.randn(5, 4)):
+            other = deepcopy(batch)
+            object.__setattr__(other, "pixels", pixels)
+            torch.testing.assert_close(graph(other), masked(other))
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "another value": (Scaled(X, [X], scale=3), "made with 2 as batch.scale, and takes no 3"),
+    "another list": (Scaled(X, [X], tags=["b"]), r"made with \[\] as batch.tags, and takes no \['b'\]"),
+    "more tensors": (Scaled(X, [X, X]), "batch.more with 1 entries, and was given 2"),
+    "no tensors": (Scaled(X, []), "takes batch as it was in the example"),
+    "another object": (Batch(X), "batch of this graph is a Scaled of 2 entries, and cannot be a Batch"),
+}
+
+
+@pytest.mark.parametrize(("batch", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_graph_refuses_objects_with_other_fields(batch: Any, words: str) -> None:
+    torch.manual_seed(0)
+    graph = sc.prune(Literal().eval(), (Scaled(X, [X.clone()]),), sparsity=0.4, latency=False).model
+    with pytest.raises(InputError, match=words):
+        graph(batch)

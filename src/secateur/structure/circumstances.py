@@ -7,11 +7,9 @@ circumstances is tried; where it does, its graph refuses them. What the model it
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from secateur.structure.export import differ
 from secateur.structure.frames import Inputs
 from secateur.structure.graph_parts import INTERNAL
 from secateur.switches import unfused_attention
-from secateur.trees import changed, tensors_within
+from secateur.trees import changed, plain_values, tensors_within
 from secateur.types import InputError
 
 __all__ = ["CHECKS_OF_INPUTS", "GRADIENTS", "Circumstances", "check_gradients", "circumstances"]
@@ -149,28 +147,7 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _kept(model: nn.Module) -> dict[str, Any]:
     """What the modules keep in their attributes, as far as it can be compared."""
     visited: dict[int, Any] = {}
-    return {name: _plain(value, visited) for name, value in _attributes(model)}
-
-
-CLOSED = (Tensor, nn.Module, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
-
-
-def _plain(value: Any, visited: dict[int, Any]) -> Any:
-    """What can be compared of a value; a tensor, which only the answers tell, is as none."""
-    if isinstance(value, (bool, int, float, str)):
-        return repr(value)  # a NaN is none but by its words
-    if value is None or isinstance(value, CLOSED):
-        return None
-    if id(value) in visited:
-        return visited[id(value)]
-    visited[id(value)] = None  # where it holds itself
-    parts: Any = vars(value) if hasattr(value, "__dict__") else None
-    if isinstance(value, Mapping):
-        parts = dict(value)
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        parts = dict(enumerate(value))
-    visited[id(value)] = parts and {str(key): _plain(part, visited) for key, part in parts.items()}
-    return visited[id(value)]
+    return {name: plain_values(value, visited) for name, value in _attributes(model)}
 
 
 def check_gradients(_graph: nn.Module, _words: str) -> None:

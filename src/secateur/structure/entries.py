@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from secateur.types import InputError
+from secateur.trees import Rest, plain_values
+from secateur.types import InputError, brief
 
 __all__ = ["PLAIN", "check_left_out", "leaves_like"]
 
@@ -89,7 +90,20 @@ def _of_object(value: Any, form: Any, name: str) -> list[tuple[str, Any]]:
     parts, context = pytree.SUPPORTED_NODES[form.type].flatten_fn(value)
     if len(parts) != form.num_children or context != form.context:
         raise InputError(f"this graph takes {name} as it was in the example, with other fields or entries: {REMEDY}")
-    return [(f"{name}.{number}", part) for number, part in enumerate(parts)]
+    if not _is_of_fields(context):
+        return [(f"{name}.{number}", part) for number, part in enumerate(parts)]
+    fields, rest = context
+    for field, held in form.context[1].items():
+        if plain_values(rest[field], {}) != plain_values(held, {}):
+            raise InputError(
+                f"this graph was made with {brief(held)} as {name}.{field}, and takes no {brief(rest[field])}: {REMEDY}"
+            )
+    return [(f"{name}.{field}", part) for field, part in zip(fields, parts, strict=True)]
+
+
+def _is_of_fields(context: Any) -> bool:
+    """Whether it is what `look_into` notes of an object."""
+    return isinstance(context, tuple) and len(context) == 2 and isinstance(context[1], Rest)
 
 
 def _another(value: Any, form: Any, name: str) -> str:

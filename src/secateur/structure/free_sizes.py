@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,17 @@ class FreeSizes:
             if (letters[letter] < low and letters[letter] != least) or (high is not None and letters[letter] > high):
                 return False
         return all(bool(condition.subs(letters)) for condition in self.conditions)
+
+    def with_example(self, shapes: Sequence[Sequence[int]]) -> FreeSizes | None:
+        """Return the same with the numbers of another example; None where the ops would be others there."""
+        letters: dict[Any, int] = {}
+        for named, numbers in zip(self.shapes, shapes, strict=True):
+            for size, number in zip(named, numbers, strict=True):
+                if size in self.examples:
+                    letters.setdefault(size, number)
+        if self.shapes_at(letters) != [tuple(numbers) for numbers in shapes] or not self.allow(letters, least=1):
+            return None
+        return replace(self, examples=letters)
 
     def shapes_at(self, letters: Letters) -> list[tuple[int, ...]]:
         """Return the shapes of the inputs' tensors where the letters are these numbers."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,15 +96,35 @@ def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     Raises:
         InputError, TraceError: the model does not take these inputs, or the exporter cannot tell what sizes are.
     """
-    args, kwargs = graph.args, dict(graph.kwargs)
-    if free:
-        args, kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
     ways = exported_like(graph)
     ways["compared"] = ways["compared"] and not free
-    traced = trace(model, args or kwargs, quick=False, free=free, **ways)
+    args, kwargs = graph.args, dict(graph.kwargs)
+    traced = _traced_twice(model, args, kwargs, ways) if free else None
+    traced = traced or trace(model, args or kwargs, quick=False, free=free, **ways)
     if graph.trained is not None:
         traced = with_train_mode(model, traced, quick=False, **exported_like(graph.trained))
     return infer(traced)
+
+
+def _traced_twice(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ways: Mapping[str, Any]
+) -> Graph | None:
+    """The trace with one sample taken twice, for the sizes of the example; None where it holds for two alone, or for none.
+
+    So it is where one row goes with each of the other inputs' rows: there it is always one.
+    """
+    more_args, more_kwargs = pytree.tree_map_only(Tensor, _twice, (args, kwargs))
+    shapes, more_shapes = (
+        [x.shape for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
+        for inputs in ((args, kwargs), (more_args, more_kwargs))
+    )
+    if shapes == more_shapes:
+        return None
+    with suppress(Exception):  # a forward pass raises what it likes on sizes that do not go together
+        traced = trace(model, more_args or more_kwargs, quick=False, free=True, **ways)
+        free = traced.free and traced.free.with_example(shapes)
+        return replace(traced, free=free) if free else None
+    return None
 
 
 def _twice(x: Tensor) -> Tensor:

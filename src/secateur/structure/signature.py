@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
@@ -70,7 +71,9 @@ class Signed(_PyTreeCodeGen):
     def __getstate__(self) -> dict[str, Any]:
         # As examples of their forms, since torch's specs of leaves cannot be pickled without a warning.
         names, *specs = self.pytree_info
-        forms = [pytree.tree_unflatten(range(spec.num_leaves), spec) for spec in specs if spec is not None]
+        # Leaves are tensors there, as an object's form is that of its tensors.
+        leaf = torch.empty(0)
+        forms = [pytree.tree_unflatten([leaf] * spec.num_leaves, spec) for spec in specs if spec is not None]
         return {**vars(self), "pytree_info": (names, *forms)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ class _Trial:
         return (settings if self.cheap else settings[:2]) if letters else []
 
     def _allowed(self, letters: list[Any], sizes: Callable[[int], list[int]]) -> list[Setting]:
-        proposals = zip(*(sizes(self.free.examples[letter]) for letter in letters), strict=True)
+        proposals = zip(*(sizes(max(2, self.free.examples[letter])) for letter in letters), strict=True)
         settings = [dict(zip(letters, numbers, strict=True)) for numbers in dict.fromkeys(proposals)]
         settings = [
             s for s in settings if min(s.values()) > 0 and self.free.allow({**self.free.examples, **s}, least=1)
