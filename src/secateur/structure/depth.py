@@ -14,9 +14,9 @@ from secateur.calls import usual
 from secateur.randomness import private_draws
 from secateur.state import called, check_finite, check_ordinary, evaluating, fresh, split_inputs
 from secateur.structure.added_blocks import added_blocks
+from secateur.structure.asking import mode_reads
 from secateur.structure.sites import REPAIR
 from secateur.structure.skippable import needed_blocks
-from secateur.structure.train_code import mode_reads
 from secateur.types import ExampleInputs, Keep, Member, Site, Sites
 from secateur.untouched import run_with
 from secateur.wrappers import check_module
@@ -168,7 +168,7 @@ def _calls(
         if path not in calls_by_path:
             by_layers = any(id(module) in ran for module in model.get_submodule(path).modules())
             uncalled[path] = BY_LAYERS if by_layers else "the example inputs never run it"
-    return calls_by_path, uncalled, reads.asked
+    return calls_by_path, uncalled, reads.asked_mode
 
 
 def _problem(block: nn.Module, call: Called) -> str:
