@@ -293,6 +293,27 @@ def test_a_border_stays_that_a_branch_not_taken_may_cross_elsewhere(name: str) -
         torch.testing.assert_close(small(x * scale), masked(x * scale))
 
 
+def test_a_border_stays_where_code_may_branch_on_a_number_that_it_is_given() -> None:
+    class Gated(Parts):
+        """Whether the second network runs is given."""
+
+        def forward(self, x: Tensor, gate: float) -> Tensor:  # type: ignore[override]
+            h = self.a(x)
+            y: Tensor = self.head(self.b(h) if gate > 0.5 else h)
+            return y if y.sum() > 0 else -y
+
+    def with_two(m: Parts, x: Tensor) -> Tensor:
+        return m.b(x)  # type: ignore[no-any-return]
+
+    model, x = Gated(with_two).eval(), torch.randn(2, 4)
+    sites = sc.channels(model, (x, 0.7))
+    assert {"a.2", "b.2"} <= set(sites.frozen)
+    keep = keep_of(sites)
+    small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+    for gate in (0.7, 0.3):
+        torch.testing.assert_close(small(x, gate), masked(x, gate))
+
+
 def test_a_loop_hands_a_tensor_back_to_the_region_that_made_it() -> None:
     def loop(m: Parts, x: Tensor) -> Tensor:
         h = m.a(x)
