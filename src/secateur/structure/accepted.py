@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
-from secateur.structure.circumstances import CHECKS_OF_INPUTS, GRADIENTS, Circumstances, check_gradients
+from secateur.structure.circumstances import CHECKS_OF_INPUTS, Circumstances, checks_of_graph
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.structure.nodes import tensor_holders
 from secateur.structure.signature import Signed
@@ -42,9 +42,8 @@ def require_inputs(
     inputs = tensor_holders(graph.graph)
     values = [node for node in holders if "val" in node.meta and node not in inputs]
     conditions: dict[str, None] = {}
-    if GRADIENTS in apart.refused:
-        assert isinstance(graph.graph._codegen, Signed)
-        graph.graph._codegen.checks.append((check_gradients, ""))
+    assert isinstance(graph.graph._codegen, Signed)
+    graph.graph._codegen.checks += checks_of_graph(graph, apart.refused)
     with graph.graph.inserting_before(holders[-1].next):
         for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
             graph.graph.call_function(check_shape, (node, shape, number, node.name))
