@@ -75,7 +75,7 @@ def _conditions(graph: fx.Graph, inputs: list[Node], shapes: Shapes, free: FreeS
             same.append((inputs[number], dim, size, word))
     for node, dim, size, word in same:
         if (told := size.subs(named)).free_symbols:
-            actual = graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+            actual = graph.call_method("size", (node, dim))
             yield graph.call_function(operator.eq, (actual, arithmetic.node(size))), f"{word} == {_in_words(told)}"
     for condition in free.conditions:
         if (told := condition.subs(named)).free_symbols:
