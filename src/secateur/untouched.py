@@ -22,7 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.types import InputError
 
-__all__ = ["ParameterWrites", "copied", "random_kept", "replaced", "run_with", "untouched", "writes_refused"]
+__all__ = [
+    "ParameterWrites",
+    "copied",
+    "random_kept",
+    "replaced",
+    "run_with",
+    "untouched",
+    "writes_refused",
+    "writes_undone",
+]
 
 DEPTH = 5
 """How deep containers and objects on a module are looked into: an attribute, its object, its lists, their entries."""
@@ -274,6 +283,25 @@ class ParameterWrites(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
+def writes_undone(model: nn.Module, note: Callable[..., None] | None = None) -> Iterator[ParameterWrites]:
+    """Put back what is written into a model's parameters in place; every op is looked at.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> with writes_undone(layer), torch.no_grad():
+    ...     layer.weight.fill_(5).item()
+    5.0
+    >>> layer.weight.item() == 5
+    False
+    """
+    writes = ParameterWrites(model, note)
+    try:
+        with writes:
+            yield writes
+    finally:
+        writes.put_back()
+
+
+@contextmanager
 def writes_refused(model: nn.Module, note: Callable[..., None] | None = None) -> Iterator[None]:
     """Refuse a forward pass that writes into the model's parameters, and put their numbers back.
 
@@ -283,12 +311,8 @@ def writes_refused(model: nn.Module, note: Callable[..., None] | None = None) ->
         model: the model.
         note: is told of every op, what it is given by position and by name, and what it answers.
     """
-    writes = ParameterWrites(model, note)
-    try:
-        with writes:
-            yield
-    finally:
-        writes.put_back()
+    with writes_undone(model, note) as writes:
+        yield
     if writes.names:
         raise InputError(
             f"the model's forward pass writes into its parameter {writes.names[0]!r}, so running it would change the "

@@ -632,3 +632,23 @@ def test_a_width_read_from_a_shape_is_one_with_what_takes_it() -> None:
     )
     small = sc.cut(model, sites, sc.select(sc.criteria.Magnitude()(model, sites), 0.3, scope="layer"), form="module")
     assert small.get_parameter("reduce.weight").shape[:2] == (6, 6)
+
+
+class Planned(torch.nn.Module):
+    """Reads a size from a plan that nests lists, texts and numbers."""
+
+    def __init__(self, plan: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.plan = nn.Linear(6, 16), nn.Linear(16, 3), plan
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.b(self.a(x).relu().view(x.shape[0], self.plan[1][2]))
+        return answer
+
+
+@pytest.mark.parametrize("plan", [[("lin", [0], 1), ("relu", [1], 16)], ((1, 2), [True, None, 16, {1: 2}])])
+def test_a_size_in_nested_lists(plan: Any) -> None:
+    model, x = Planned(plan).eval(), torch.randn(2, 6)
+    sites = sc.channels(model, x)
+    keep = {"a": torch.arange(16) % 2 == 0}
+    torch.testing.assert_close(sc.cut(model, sites, keep)(x), sc.mask(model, sites, keep)(x))

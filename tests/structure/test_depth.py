@@ -70,8 +70,14 @@ class Summed(nn.Module):
                 x = self.drop(self.gamma * block(self.norm(x))) + x
             elif self.kind == "tuple":
                 x = x + block(x)[0]
+            elif self.kind == "taken away":
+                x = x - block(x)
+            elif self.kind == "taken away in place":
+                x -= block(x)
             elif self.kind == "product":
                 x = x * (1 + block(x))
+            elif self.kind == "taken from":
+                x = block(x) - x
             elif self.kind == "twice":
                 h = block(x)
                 x = torch.cat([x + h, h], 1)[:, :2]
@@ -138,7 +144,7 @@ def test_inputs_that_do_not_fit() -> None:
         sc.blocks(Deep(), torch.ones(1, 3))
 
 
-@pytest.mark.parametrize("kind", ["added", "in place", "scaled", "tuple"])
+@pytest.mark.parametrize("kind", ["added", "in place", "taken away", "taken away in place", "scaled", "tuple"])
 def test_a_block_that_the_model_adds_leaves_zeros(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Summed(kind)
@@ -154,6 +160,46 @@ def test_a_block_that_the_model_adds_leaves_zeros(kind: str, tmp_path: Path) -> 
     assert torch.equal(again.eval()(X), result.model.eval()(X))
 
 
-@pytest.mark.parametrize("kind", ["product", "twice"])
+@pytest.mark.parametrize("kind", ["product", "twice", "taken from"])
 def test_a_block_whose_zeros_go_elsewhere_stays(kind: str) -> None:
     assert not sc.blocks(Summed(kind), X)
+
+
+class Read(Summed):
+    """Uses more of its second block than the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = super().forward(x)
+        block = self.blocks[1]
+        if self.kind == "weight" or (self.kind == "weight in training" and self.training):
+            answer = answer + block.fc.weight.norm()
+        if self.kind == "type":
+            answer = answer.to(next(block.parameters()).dtype)
+        if self.kind == "layer":
+            answer = block.act(answer)
+        return answer
+
+
+@pytest.mark.parametrize("kind", ["weight", "weight in training", "type", "layer"])
+def test_a_block_of_which_the_model_uses_more_than_the_answer_stays(kind: str) -> None:
+    model = Read(kind)
+    sites = sc.blocks(model, X)
+    assert sites["blocks"].size == 2
+    assert sites.frozen["blocks.1"].startswith("the model uses more of it than its answer (")
+    keep = {"blocks": torch.zeros(2, dtype=torch.bool)}
+    small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+    assert torch.equal(small(X), masked(X))
+    small.train()(X)
+
+
+def test_blocks_that_are_not_called_are_named_with_the_reason() -> None:
+    class ByLayers(Summed):
+        def forward(self, x: Tensor) -> Tensor:
+            block = self.blocks[0]
+            answer: Tensor = x + block.act(block.fc(x))
+            return answer
+
+    sites = sc.blocks(ByLayers(""), X)
+    assert not sites
+    assert sites.frozen["blocks.0"].startswith("code calls its layers one by one")
+    assert sites.frozen["blocks.1"] == "the example inputs never run it"

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.structure.asking import mode_reads
 from secateur.structure.both_modes import trace_both
 from secateur.structure.cutting import CutModel, cut_with_plan
-from secateur.structure.train_code import mode_reads
 
 
 class Plain(nn.Module):
@@ -180,6 +180,30 @@ class Targets(Plain):
         return F.cross_entropy(answer, targets)
 
 
+class AsksChild(Plain):
+    """It reads the mode of a layer of torch's."""
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        z = self.norm(self.second(h)).relu()
+        return self.answer(z.flip(1) if self.drop.training else z)
+
+
+class HeldInEval(AsksChild):
+    """The layer that it asks stays in eval mode."""
+
+    def train(self, mode: bool = True) -> HeldInEval:
+        super().train(mode)
+        self.drop.eval()
+        return self
+
+
+class PutInEval(AsksChild):
+    def forward(self, x: Tensor) -> Any:
+        self.drop.eval()
+        return super().forward(x)
+
+
 class Deciding(Plain):
     """What train mode does hangs on values, so that it cannot be traced."""
 
@@ -227,6 +251,9 @@ MODELS = {
     Stores: ({"second"}, {"first": "the forward pass stores it as hidden in train mode"}),
     Numpy: ({"first"}, {}),
     Averages: ({"first", "second"}, {}),
+    AsksChild: ({"first"}, {"second": "moved along at aten.flip"}),
+    HeldInEval: ({"first", "second"}, {}),
+    PutInEval: ({"first", "second"}, {}),
     Switches: ({"second"}, {"first": "the model's output in train mode"}),
 }
 
@@ -328,10 +355,10 @@ def test_no_second_trace_where_train_mode_runs_no_other_code(model: nn.Module) -
 def test_only_code_that_is_not_torchs_counts_as_asking() -> None:
     with mode_reads(model := nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Dropout())) as reads:
         model(X)
-    assert not reads.asked
+    assert not reads.asked_mode
     with mode_reads(plain := Plain()) as reads:
         plain(X)
-    assert reads.asked
+    assert reads.asked_mode
     assert "training" not in vars(nn.Module)
 
 
@@ -343,6 +370,55 @@ def test_a_model_is_left_in_its_modes(training: bool) -> None:
     cut_every_third(model)
     assert model.training is training
     assert model.norm.training is not training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def clamp(layer: nn.Conv2d) -> None:
+    with torch.no_grad():
+        layer.weight.clamp_(-0.05, 0.05)
+
+
+def fill(layer: nn.Conv2d) -> None:
+    with torch.no_grad():
+        layer.weight[layer.weight.abs() < 0.05] = 0.0
+
+
+def zero(layer: nn.Conv2d) -> None:
+    assert layer.bias is not None
+    layer.bias.data.zero_()
+
+
+def scale(layer: nn.Conv2d) -> None:
+    layer.weight.detach().mul_(0.5)
+
+
+def assign(layer: nn.Conv2d) -> None:
+    layer.weight.data = layer.weight.data.clamp(-0.05, 0.05)
+
+
+class Writes(Plain):
+    """Train mode writes into its parameters, as critics do whose weights are clipped."""
+
+    def __init__(self, write: Any) -> None:
+        super().__init__()
+        self.write = write
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            self.write(self.first)
+        return self.answer(self.norm(self.second(self.first(x).relu())).relu())
+
+
+@pytest.mark.parametrize("write", [clamp, fill, zero, scale, assign])
+def test_what_train_mode_writes_stays_out_of_the_cut_model(write: Any) -> None:
+    torch.manual_seed(0)
+    model = Writes(write)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, small = cut_every_third(model)
+    assert type(small.model) is Writes
+    kept = torch.arange(16) % 3 != 1
+    assert torch.equal(small.model.first.weight, model.first.weight[kept])  # type: ignore[union-attr, index]
+    assert torch.equal(small.model.first.bias, model.first.bias[kept])  # type: ignore[union-attr, index]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from secateur.edits.base import Edit
-from secateur.structure.depth import Skip, skipping
+from secateur.structure.depth import Skip
 from secateur.structure.shallower import without_blocks
+from secateur.structure.skippable import skipping
 from secateur.types import FileError
 
 __all__ = ["Depth", "Shallower"]

@@ -1,4 +1,4 @@
-"""Blocks whose answers a model adds to something, as in ``x = x + block(x)``: one that answers zeros changes nothing."""
+"""Blocks whose answers a model adds to something or takes from it (``x = x + block(x)``): one that answers zeros changes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from secateur.trees import tensors_within
 
 __all__ = ["added_blocks"]
 
-ADDS = {torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor}
+aten = torch.ops.aten
+SUMS = {aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.sub_.Tensor}
 
 
 def added_blocks(
@@ -85,7 +86,7 @@ class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operands = tensors_within((args, kwargs or {}))
         blocks = set().union(*map(self.blocks, operands))
         others = [x for x in operands if id(x) not in self.of and not isinstance(x, nn.Parameter)]
-        before = others[0].clone() if blocks and func in ADDS and len(others) == 1 else None
+        before = others[0].clone() if blocks and func in SUMS and len(others) == 1 else None
         result = func(*args, **(kwargs or {}))
         if not blocks:
             return result

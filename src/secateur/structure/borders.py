@@ -1,4 +1,8 @@
-"""Which tensors one region hands to others as they are: the same objects, at which nothing in between looks."""
+"""Which tensors one region hands to others as they are: the same objects, at which nothing in between looks.
+
+Once code between the regions has asked for a value it may go another way on other inputs: what is handed on from there,
+and what it still has in its hands, may go elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
+from secateur.structure.decisions import Values
 from secateur.structure.ops import is_view, writes
 from secateur.structure.outputs import Holdings
 from secateur.structure.trace import Region
@@ -67,6 +73,7 @@ def find_borders(model: nn.Module, regions: Sequence[Region], inputs: Inputs, as
 
     An input is one of a border where it is an output of a region in every call, and that output is given to inputs of such
     borders alone: neither returned nor kept, and no function of torch takes it between the regions. Sizes may be asked for.
+    Code between the regions has not asked for values by then, and whenever it does it has the tensor in its hands no more.
 
     Args:
         model: the model; it is left as it is.
@@ -77,6 +84,7 @@ def find_borders(model: nn.Module, regions: Sequence[Region], inputs: Inputs, as
     passing = _Passing({(region.path, called_with(_call(region))): region for region in regions})
 
     def follow(training: bool) -> None:
+        passing.begin(decided=any(isinstance(leaf, (bool, int, float)) for leaf in pytree.tree_leaves(inputs)))
         with evaluating(model), private_draws(), in_mode(model, training), passing.listening(model, regions):
             args, kwargs = fresh(*inputs)
             holdings = Holdings(model, (args, kwargs), buffers=True)
@@ -143,21 +151,44 @@ class _Passing(TorchFunctionMode):
     """Follows tensors from region to region through one forward pass."""
 
     regions: Mapping[tuple[str, tuple[Any, ...]], Region]
+    values: Values = field(default_factory=Values)
+    decided: bool = False
     touched: set[int] = field(default_factory=set)
     sizes_read: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     given: dict[Node, list[int]] = field(default_factory=dict)
     taken: dict[Node, list[int]] = field(default_factory=dict)
     called: dict[Region, None] = field(default_factory=dict)
     running: list[Region | None] = field(default_factory=list)
-    alive: list[Tensor] = field(default_factory=list)  # an id is a tensor's own only while it lives
+    numbers: dict[int, tuple[ReferenceType[Tensor], int]] = field(default_factory=dict)  # by ids, which others get anew
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    count: int = 0
 
     def __post_init__(self) -> None:
         super().__init__()
 
+    def begin(self, decided: bool) -> None:
+        """Start a forward pass, whose code may branch on what it is given if `decided`."""
+        self.decided = decided
+
     def touch(self, tensors: Sequence[Tensor]) -> None:
         """Note that something else than a region has these in its hands."""
-        self.alive += tensors
-        self.touched |= set(map(id, tensors))
+        self.touched |= set(map(self._number, tensors))
+
+    def _number(self, tensor: Tensor) -> int:
+        """What is a tensor's own."""
+        known, number = self.numbers.get(id(tensor), (None, 0))
+        if known is None or known() is not tensor:
+            self.count += 1
+            number = self.count
+            self.numbers[id(tensor)] = ref(tensor), number
+        return number
+
+    def _decide(self) -> None:
+        """Note that code may go another way from here, and take what is at hand wherever such tensors are taken."""
+        self.decided = True
+        at_hand = {number for known, number in self.numbers.values() if known() is not None} & self.shapes.keys()
+        shapes = {self.shapes[number] for number in at_hand}
+        self.touched |= {number for number, shape in self.shapes.items() if shape in shapes}
 
     @contextmanager
     def listening(self, model: nn.Module, regions: Sequence[Region]) -> Iterator[None]:
@@ -170,7 +201,9 @@ class _Passing(TorchFunctionMode):
                 self._enter(path, (args, kwargs))
 
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(lambda _m, _a, outputs: self._leave(outputs)))
+            handles.append(
+                module.register_forward_hook(lambda _m, a, k, outputs: self._leave((a, k), outputs), with_kwargs=True)
+            )
         try:
             with self:
                 yield
@@ -188,32 +221,37 @@ class _Passing(TorchFunctionMode):
         if region is not None:
             self.called[region] = None
 
-    def _leave(self, outputs: Any) -> None:
-        self._follow(self.given, output_nodes(self.running[-1]), tensors_within(outputs))
+    def _leave(self, inputs: Inputs, outputs: Any) -> None:
+        tensors = tensors_within(outputs)
+        self._follow(self.given, output_nodes(self.running[-1]), tensors)
+        if self.values.is_ragged(tensors_within(inputs)):
+            self.values.sized_by_values(tensors)
         self.running.pop()
 
-    def _follow(self, ids_by_node: dict[Node, list[int]], nodes: Sequence[Node], tensors: Sequence[Tensor]) -> None:
-        self.alive += tensors
-        if len(nodes) != len(tensors):
+    def _follow(self, numbers_by_node: dict[Node, list[int]], nodes: Sequence[Node], tensors: Sequence[Tensor]) -> None:
+        self.shapes |= {self._number(tensor): tuple(tensor.shape) for tensor in tensors}
+        if self.decided or len(nodes) != len(tensors):
             self.touch(tensors)
-            return
-        for node, tensor in zip(nodes, tensors, strict=True):
-            ids_by_node.setdefault(node, []).append(id(tensor))
+        if len(nodes) == len(tensors):
+            for node, tensor in zip(nodes, tensors, strict=True):
+                numbers_by_node.setdefault(node, []).append(self._number(tensor))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = function_name(func)
         if self.running or name in ASIDE or name in COUNTING:
             return func(*args, **kwargs)
-        if name in {"shape", "size"}:
-            return self._size(args[0], func(*args, **kwargs), *args[1:], **kwargs)
-        self.touch(tensors_within((args, kwargs)))
-        bare_args, bare_kwargs = pytree.tree_map_only(_AskedShape, lambda shape: shape.whole, (args, kwargs))
-        return func(*bare_args, **bare_kwargs)
+        is_size = name in {"shape", "size"}
+        if not is_size:
+            self.touch(tensors_within((args, kwargs)))
+            args, kwargs = pytree.tree_map_only(_AskedShape, lambda shape: shape.whole, (args, kwargs))
+        result = func(*args, **kwargs)
+        if self.values.asked(name, args, kwargs, result):
+            self._decide()
+        return self._size(args[0], result, *args[1:], **kwargs) if is_size else result
 
     def _size(self, tensor: Tensor, size: Any, dim: int | None = None) -> Any:
-        read = self.sizes_read[id(tensor)]
-        self.alive.append(tensor)
+        read = self.sizes_read[self._number(tensor)]
         if dim is not None:
             read.add(dim % tensor.dim())
             return size

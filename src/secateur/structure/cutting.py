@@ -20,7 +20,7 @@ from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.cases import Cases
 from secateur.structure.circumstances import circumstances
 from secateur.structure.configs import config_edits
-from secateur.structure.depth import BlockStructure, removed_blocks, skipping
+from secateur.structure.depth import BlockStructure, removed_blocks
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.graph_parts import GraphPart
 from secateur.structure.guesses import proposals
@@ -32,6 +32,7 @@ from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.parting import with_place
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
+from secateur.structure.skippable import skipping
 from secateur.structure.trace import model_line
 from secateur.structure.tried_shapes import shapes_taken
 from secateur.structure.verify import Verification, agrees_at, verify

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from secateur.calls import usual
 from secateur.randomness import private_draws
 from secateur.state import called, check_finite, check_ordinary, evaluating, fresh, split_inputs
 from secateur.structure.added_blocks import added_blocks
+from secateur.structure.asking import mode_reads
 from secateur.structure.sites import REPAIR
+from secateur.structure.skippable import needed_blocks
 from secateur.types import ExampleInputs, Keep, Member, Site, Sites
-from secateur.untouched import copied, run_with
+from secateur.untouched import run_with
 from secateur.wrappers import check_module
 
-__all__ = ["BlockStructure", "Skip", "blocks", "removed_blocks", "skipping"]
+__all__ = ["BlockStructure", "Skip", "blocks", "removed_blocks"]
 
 TOLERANCE = 1e-5
 
@@ -72,7 +75,8 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
 
     A site is a container (`nn.Sequential`, `nn.ModuleList`); its units are those of its blocks that pass their input
     on unchanged when all their parameters are zero, as residual blocks do, or that answer zeros then, which the model
-    adds to something (``x = x + block(x)``). That is tried on the example inputs, not guessed. `secateur.cut` puts a
+    adds to something or takes from it (``x = x + block(x)``). Of such a block the model may use the answer alone: neither
+    its layers nor its weights. That is tried on the example inputs, not guessed. `secateur.cut` puts a
     `Skip` in a removed block's place, so the other blocks keep their names.
 
     Raises:
@@ -94,21 +98,22 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     args, kwargs = fresh(*split_inputs(example_inputs))
     ignored = set(ignore)
     paths: dict[str, list[str]] = {}
-    wrapped: set[str] = set()
     frozen: dict[str, str] = {}
-    calls = _calls(model, args, kwargs)
+    calls, uncalled, asks_mode = _calls(model, args, kwargs)
     problems = {path: _problem(model.get_submodule(path), call) for path, call in calls.items()}
     zeros = [path for path, problem in problems.items() if problem == ZERO]
     added = added_blocks(model, zeros, (args, kwargs)) if zeros else frozenset()
-    for path, call in calls.items():
-        container, problem = path.rpartition(".")[0], "" if path in added else problems[path]
-        problem = "ignored, as asked" if container in ignored else problem
+    wrapped = {path for path, call in calls.items() if isinstance(call[2], tuple)}
+    problems |= dict.fromkeys(added, "")
+    skips = {path: Skip(path in wrapped, path in added) for path, problem in problems.items() if not problem}
+    problems |= needed_blocks(model, skips, (args, kwargs), asks_mode) if skips else {}
+    for path, reason in (problems | uncalled).items():
+        container = path.rpartition(".")[0]
+        problem = "ignored, as asked" if container in ignored else reason
         if problem:
             frozen[path] = problem
         else:
             paths.setdefault(container, []).append(path)
-            if isinstance(call[2], tuple):
-                wrapped.add(path)
     table = {name: _site(model, name, block_paths) for name, block_paths in paths.items()}
     structure = BlockStructure(args, kwargs, {n: tuple(p) for n, p in paths.items()}, frozenset(wrapped), added)
     return Sites(table, frozen, structure)
@@ -116,6 +121,7 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
 
 ZERO = "is no residual block"
 """Of a block that answers zeros where its parameters are."""
+BY_LAYERS = "code calls its layers one by one; it can be skipped where the block itself is called"
 Called = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 
 
@@ -135,23 +141,34 @@ def _is_block(module: nn.Module) -> bool:
     return bool(parts) and any(True for _ in module.parameters())
 
 
-def _calls(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Called]:
-    """What each candidate block was called with and gave, on the example inputs."""
+def _calls(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Called], dict[str, str], bool]:
+    """What each candidate block was called with and gave, on the example inputs; why others were not called; and whether
+    code asks for the mode.
+    """
     calls_by_path: dict[str, Called] = {}
-    handles = []
-    for path in _candidates(model):
+    candidates = list(_candidates(model))
+    ran: set[int] = set()
+    handles = [register_module_forward_pre_hook(lambda module, _: ran.add(id(module)))]
+    for path in candidates:
 
         def note(_m: nn.Module, a: tuple[Any, ...], k: dict[str, Any], out: Any, path: str = path) -> None:
             calls_by_path[path] = (a, k, out)
 
         handles.append(model.get_submodule(path).register_forward_hook(note, with_kwargs=True))
     try:
-        with evaluating(model), private_draws():
+        with evaluating(model), private_draws(), mode_reads(model) as reads:
             called(model, args, kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    return calls_by_path
+    uncalled = {}
+    for path in candidates:
+        if path not in calls_by_path:
+            by_layers = any(id(module) in ran for module in model.get_submodule(path).modules())
+            uncalled[path] = BY_LAYERS if by_layers else "the example inputs never run it"
+    return calls_by_path, uncalled, reads.asked_mode
 
 
 def _problem(block: nn.Module, call: Called) -> str:
@@ -163,9 +180,11 @@ def _problem(block: nn.Module, call: Called) -> str:
         return "takes or gives no single tensor"
     if first.shape != passed.shape:
         return "changes the shape of its input"
+    if first.is_floating_point() and not bool(first.count_nonzero()):  # of zeros no block shows whether it passes them on
+        first = torch.ones_like(first)
     zeros = {name: torch.zeros_like(p) for name, p in block.named_parameters()}
     with evaluating(block), private_draws():
-        result = run_with(block, zeros, args, kwargs)
+        result = run_with(block, zeros, (first, *args[1:]), kwargs)
     result = result[0] if isinstance(result, tuple) else result
     if not bool(result.count_nonzero()):
         return ZERO
@@ -190,9 +209,3 @@ def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, Skip]:
         for path, stays in zip(structure.paths[name], keep_mask.tolist(), strict=True)
         if not stays
     }
-
-
-def skipping(model: nn.Module, blocks: Mapping[str, Skip]) -> nn.Module:
-    """Return a copy of `model` with a `Skip` in the place of each block."""
-    # Put into the memo, so that the copy never copies what it leaves out.
-    return copied(model, {id(model.get_submodule(path)): skip for path, skip in blocks.items()})

@@ -256,6 +256,14 @@ def _holds(value: object, size: int) -> bool:
     return is_whole(value) and value == size
 
 
+def _settled(value: Any, settled: Mapping[int, int]) -> Any:
+    """A value with other sizes in the place of those that it holds, however deep."""
+    if isinstance(value, (list, tuple)):
+        sizes = [_settled(inner, settled) for inner in value]
+        return tuple(sizes) if isinstance(value, tuple) else sizes
+    return settled.get(value, value) if is_whole(value) else value
+
+
 def _module_guesses(
     path: str, module: nn.Module, attributes: Mapping[str, Any], settled: Mapping[int, int]
 ) -> list[Guess]:
@@ -263,7 +271,7 @@ def _module_guesses(
     for name, value in attributes.items():
         if not any(_holds(value, old) for old in settled):
             continue
-        new = settled[value] if isinstance(value, int) else [settled.get(v, v) for v in value]
+        new = _settled(list(value) if isinstance(value, tuple) else value, settled)
         unwatched = _is_of_torch(module) or name in mapped_numbers(module)
         guesses.append(Guess(path, name, new, type(module).__qualname__, unwatched))
     return guesses

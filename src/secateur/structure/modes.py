@@ -56,6 +56,8 @@ def train_mode(model: nn.Module, graph: Graph) -> TrainMode:
     touched = graph.uses.parameters if graph.uses else None
     as_it_runs, free = graph.as_it_runs, graph.free is not None
     try:
+        if graph.trained is not None and graph.trained.program is not None:
+            _compared(graph.program, graph.trained.program)  # other ops of the model's own code are there already
         with evaluating(model), private_draws():
             model.train()
             trained = export(model, graph.args, dict(graph.kwargs), touched, as_it_runs=as_it_runs, free=free).program

@@ -18,12 +18,12 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
+from secateur.structure.asking import mode_reads
 from secateur.structure.borders import ASIDE, Borders, called_with, find_borders, function_name
 from secateur.structure.both_modes import trace_both, train_traces
 from secateur.structure.carriers import Uses, both_uses
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, first_line
-from secateur.structure.train_code import mode_reads
 from secateur.structure.watch import watch
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
@@ -229,7 +229,7 @@ def _used_outside(model: nn.Module, paths: Iterable[str], inputs: Inputs) -> tup
     ):
         args, kwargs = fresh(*inputs)
         model(*args, **kwargs)
-    return uses.used, uses.ran, reads.asked
+    return uses.used, uses.ran, reads.asked_mode
 
 
 @dataclass(eq=False)

@@ -25,6 +25,8 @@ DOUBLE = {
 }
 # A graph asserts the types that were traced; here they are all wider.
 ASSERTS = {torch.ops.aten._assert_tensor_metadata.default}
+# What code writes a parameter by: ``weight.data.clamp_()`` makes such a view, and writes into that.
+DETACHING = {torch.ops.aten.detach.default}
 LARGEST_CACHED = 2**27
 """Bytes of the largest tensor that is kept where it is used several times in a run, as in a recurrent layer."""
 
@@ -153,8 +155,9 @@ class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in ASSERTS and self.types:
             return None
-        args = [self._argument(argument, func._schema.is_mutable) for argument in args]
-        kwargs = {name: self._argument(argument, func._schema.is_mutable) for name, argument in (kwargs or {}).items()}
+        written = func._schema.is_mutable or func in DETACHING
+        args = [self._argument(argument, written) for argument in args]
+        kwargs = {name: self._argument(argument, written) for name, argument in (kwargs or {}).items()}
         kernel = WRITTEN_OUT.get(func, func) if self.types else func
         return self._result(kernel(*args, **kwargs))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from secateur.randomness import private_draws
 from secateur.state import called, check_ordinary, evaluating, first_names, fresh, own_tensors, split_inputs
+from secateur.structure.asking import mode_reads
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
@@ -24,7 +25,7 @@ from secateur.structure.free_sizes import FreeSizes, with_free_sizes
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
-from secateur.structure.train_code import CallLog, in_mode, mode_reads, set_training
+from secateur.structure.train_code import CallLog, in_mode, trained
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, TraceError
@@ -180,9 +181,7 @@ def trace(
         # The exporter works on shapes alone, and lets pass what would fail on numbers, such as a wrong type.
         with _one_pass(model, training) as calls:
             answers = called(model, args, kwargs)
-    with evaluating(model):
-        if training:
-            set_training(model)
+    with evaluating(model), trained(model) if training else nullcontext():
         exported = _export(model, args, kwargs, uses, as_it_runs, free, training)
         may_differ = not (compared or exported.as_it_runs)
         if may_differ and answers_otherwise(model, exported, answers, args, kwargs):
@@ -205,7 +204,7 @@ def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], CallLog
         mode_reads(model) as reads,
         writes_refused(model, log.note),
     ):
-        yield lambda: log if reads.asked else None
+        yield lambda: log if reads.asked_mode else None
 
 
 class AsBefore(TypedDict):

@@ -5,103 +5,25 @@ Torch's own layers stay in eval mode: what they do in train mode is known, ties 
 
 from __future__ import annotations
 
-import os
 import random
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from threading import Lock, get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import Module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
+from secateur.structure.asking import is_of_torch, said_in_training
 from secateur.structure.outputs import Holdings
 from secateur.trees import tensors_within
 from secateur.untouched import writes_refused
 
-__all__ = ["CallLog", "ModeReads", "in_mode", "mode_reads", "runs_other_code", "set_training"]
-
-OF_TORCH = str(Path(torch.__file__).parent) + os.sep
-OURS = str(Path(__file__).parent) + os.sep
-
-
-def is_of_torch(module: nn.Module) -> bool:
-    """Whether a module is a layer of torch's own.
-
-    >>> is_of_torch(nn.Dropout()), is_of_torch(type("Mine", (nn.Dropout,), {"__module__": "mine"})())
-    (True, False)
-    """
-    return type(module).__module__.startswith("torch.")
-
-
-class ModeReads:
-    """Whether code that is not torch's asks which mode a model is in.
-
-    Attributes:
-        asked: whether any did, or does something of its own when the mode changes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.asked = any(type(m).train is not Module.train and not is_of_torch(m) for m in model.modules())
-
-    def note(self) -> None:
-        """Note the code that reads the mode now."""
-        if not self.asked:
-            frame: Any = sys._getframe(2)
-            while frame is not None and frame.f_code.co_filename.startswith(OURS):
-                frame = frame.f_back
-            self.asked = frame is not None and not frame.f_code.co_filename.startswith(OF_TORCH)
-
-
-PATCHING = Lock()  # all threads share the class of modules
-
-
-@contextmanager
-def mode_reads(model: nn.Module, counts: Callable[[], bool] = lambda: True) -> Iterator[ModeReads]:
-    """Watch whether code that is not torch's reads ``training`` of any module; nothing else becomes slower.
-
-    Args:
-        model: the model that runs.
-        counts: whether what is read now counts.
-
-    >>> class Two(nn.Module):
-    ...     def forward(self, x):
-    ...         return (x, x) if self.training else x
-    >>> model = nn.Sequential(nn.Dropout(), Two())
-    >>> with mode_reads(model) as reads:
-    ...     _ = model[0](torch.ones(1))
-    ...     before = reads.asked
-    ...     _ = model(torch.ones(1))
-    >>> before, reads.asked
-    (False, True)
-    """
-    reads, thread = ModeReads(model), get_ident()
-
-    def get(module: nn.Module) -> bool:
-        if get_ident() == thread and counts():
-            reads.note()
-        try:
-            training: bool = module.__dict__["training"]
-        except KeyError:
-            raise AttributeError("training") from None
-        return training
-
-    def put(module: nn.Module, training: bool) -> None:
-        module.__dict__["training"] = training
-
-    with PATCHING:
-        Module.training = property(get, put)  # type: ignore[assignment]
-        try:
-            yield reads
-        finally:
-            del Module.training
+__all__ = ["CallLog", "in_mode", "runs_other_code", "trained"]
 
 
 @contextmanager
@@ -113,8 +35,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     if not training:
         yield
         return
-    set_training(model)
-    with _seeded(), _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
+    with trained(model), _seeded(), _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
         yield
 
 
@@ -134,12 +55,23 @@ def _seeded() -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
-def set_training(model: nn.Module) -> None:
-    """Put a model in train mode, but for torch's own layers."""
+@contextmanager
+def trained(model: nn.Module) -> Iterator[None]:
+    """Put a model in train mode, but for torch's own layers, which only say so to code that is not torch's.
+
+    >>> class Asks(nn.Sequential):
+    ...     def forward(self, x):
+    ...         return self[0](x), self[0].training
+    >>> with trained(model := Asks(nn.Dropout(1.0))):
+    ...     model(torch.ones(1))
+    (tensor([1.]), True)
+    """
     model.train()
-    for module in model.modules():
-        if is_of_torch(module):
-            module.training = False
+    settled = [module for module in model.modules() if is_of_torch(module) and module.training]
+    for module in settled:
+        vars(module)["training"] = False
+    with said_in_training(settled):
+        yield
 
 
 SETTLED = {

@@ -31,6 +31,7 @@ from secateur.structure.trace import first_line, trace
 from secateur.structure.train_code import in_mode
 from secateur.switches import unfused_attention
 from secateur.types import CutError, VerificationError
+from secateur.untouched import writes_undone
 
 __all__ = ["IN_DOUBLE", "Rows", "Sliced", "Verification", "agrees_at", "check_sizes", "check_tensors", "verify"]
 
@@ -209,10 +210,16 @@ class Sliced:
         return run_substituted(self.cut, fetch, case.inputs, run_in_mode, double=case.double)
 
     def run_example(self) -> Any:
-        """Return what it answers to the example."""
+        """Return what it answers to the example, whatever it writes into its parameters, which are those that are returned."""
         args, kwargs = fresh(*self.reference.inputs)
         training = self.reference.training
-        with evaluating(self.cut), private_draws(), in_mode(self.cut, training), unfused_attention():
+        with (
+            evaluating(self.cut),
+            private_draws(),
+            in_mode(self.cut, training),
+            writes_undone(self.cut),
+            unfused_attention(),
+        ):
             return self.cut(*args, **kwargs)
 
 

@@ -31,6 +31,7 @@ from secateur.structure.trace import Region, first_line
 from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, Verification, check_tensors, select_rows, verify
 from secateur.trees import changed, tensors_within
 from secateur.types import Keep, Member, Site, Sites, VerificationError
+from secateur.untouched import writes_undone
 
 __all__ = ["WholeCases", "interpreted", "verify_whole"]
 
@@ -149,7 +150,7 @@ def verify_whole(
         verifications[region] = verify(part, Alone(cut, region.path), present, gone, tolerance)
     double, skipped = _in_double(cases, cut)
     drawn = _on_draws(cases, cut, rows)
-    with evaluating(cut), private_draws():
+    with evaluating(cut), private_draws(), writes_undone(cut):
         example = difference(cases.answers(double=False), _run(cut, cases.reference.inputs, cases.paths()))
     if not example <= tolerance:
         if double is None:
