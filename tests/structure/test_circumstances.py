@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,6 +67,8 @@ class AsksForNoReason(Literal):
     def change(self, h: Tensor, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.requires_grad or h.requires_grad:
             h = h.clone()
+        if torch.is_autocast_enabled("cpu") or self.a.weight.requires_grad or x.storage_offset():
+            h = h.clone()
         return h if x.is_contiguous() else h.contiguous()
 
 
@@ -107,6 +110,34 @@ class AsksForTheType(Literal):
 
     def change(self, h: Tensor, x: Tensor) -> Tensor:
         return h / 8 if x.dtype is torch.float16 else h
+
+
+ANSWERS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "strides": lambda _, x: x.stride()[0] == 1,
+    "offset": lambda _, x: x.storage_offset() > 0,
+    "base": lambda _, x: x._base is not None,
+    "leaf": lambda _, x: not x.is_leaf,
+    "parameter": lambda _, x: isinstance(x, nn.Parameter),
+    "autocast": lambda _, x: torch.is_autocast_enabled("cpu"),
+    "inference": lambda _, x: torch.is_inference_mode_enabled(),
+    "deterministic": lambda _, x: torch.are_deterministic_algorithms_enabled(),
+    "frozen": lambda model, x: not model.a.weight.requires_grad,
+    "gradients kept": lambda model, x: model.a.weight.grad is not None,
+    "threads": lambda _, x: torch.get_num_threads() == 77,
+    "size of a number": lambda _, x: x.element_size() == 2,
+    "version": lambda _, x: x._version > 7,
+}
+
+
+class Asks(Literal):
+    """Answers otherwise where something is so."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self.question = question
+
+    def change(self, h: Tensor, x: Tensor) -> Tensor:
+        return h * 2 if ANSWERS[self.question](self, x) else h
 
 
 def pruned(model: nn.Module) -> sc.Result:
@@ -152,6 +183,58 @@ def test_circumstances_in_which_the_model_answers_otherwise_are_refused(
         with torch.set_grad_enabled(gradients), pytest.raises(InputError, match=words):
             graph(x)
     assert loaded.meta["conditions"] == result.model.meta["conditions"]
+
+
+def deterministic(graph: nn.Module) -> Any:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        return graph(X)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def within(context: Callable[[], Any], graph: nn.Module) -> Any:
+    with context():
+        return graph(X)
+
+
+def with_gradients(graph: nn.Module) -> Any:
+    graph(X).sum().backward()
+    return graph(X)
+
+
+ASKED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "strides": (lambda graph: graph(X.t().contiguous().t()), r"x.contiguous\(\)"),
+    "offset": (lambda graph: graph(X[1:]), r"x.clone\(\)"),
+    "base": (lambda graph: graph(X[:2]), r"x.clone\(\)"),
+    "leaf": (lambda graph: graph(X.clone().requires_grad_() * 1), r"x.detach\(\)"),
+    "parameter": (lambda graph: graph(nn.Parameter(X, requires_grad=False)), "inputs are parameters"),
+    "autocast": (lambda graph: within(lambda: torch.autocast("cpu", torch.bfloat16), graph), "asks torch.is_autocast"),
+    "inference": (lambda graph: within(torch.inference_mode, graph), "asks torch.is_inference_mode_enabled"),
+    "deterministic": (deterministic, "asks torch.are_deterministic_algorithms_enabled"),
+    "frozen": (lambda graph: graph.requires_grad_(False)(X), "which parameters require gradients, and a.bias"),
+    "gradients kept": (with_gradients, "which parameters have gradients, and a.bias"),
+}
+
+
+@pytest.mark.parametrize("question", ASKED)
+def test_what_the_code_asks_for_is_refused_where_the_answer_is_another(question: str, tmp_path: Path) -> None:
+    result = pruned(Asks(question))
+    assert len(result.report.conditions) == 1
+    masked = sc.mask(result.original, result.sites, result.keep)
+    loaded = sc.load(result.save(tmp_path / "small"), Asks(question).eval())
+    call, words = ASKED[question]
+    for graph in (result.model, loaded):
+        torch.testing.assert_close(graph(X), masked(X))
+        with pytest.raises(InputError, match=words):
+            call(graph)
+
+
+@pytest.mark.parametrize("question", [name for name in ANSWERS if name not in ASKED])
+def test_what_cannot_be_tried_is_said(question: str) -> None:
+    (condition,) = pruned(Asks(question)).report.conditions
+    assert condition.endswith("for which the code asks")
 
 
 def test_what_is_asked_for_no_reason_is_not_refused() -> None:

@@ -220,3 +220,11 @@ def test_a_module_that_answers_otherwise_is_refused_by_the_line_that_stands_in_t
     line = re.search(r"test_graph_form.py:(\d+)", str(refused.value))
     assert line is not None
     assert first < int(line[1]) <= first + 3
+
+
+def test_a_graph_runs_under_vmap() -> None:
+    model, batch, sites, keep = cut_graph("linear_view_deconv", 2)
+    graph = sc.cut(model, sites, keep, form="graph")
+    several = torch.stack([batch, batch + 1, 2 * batch])
+    expected = torch.stack([graph(each) for each in several])
+    torch.testing.assert_close(torch.vmap(graph)(several), expected)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import secateur as sc
 from secateur.types import InputError
@@ -129,6 +130,20 @@ WITHOUT_EFFECT: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a layer between": (lambda m: m.more.insert(0, nn.ReLU()), "of a graph's .* cannot be another module"),
     "a layer less": (lambda m: m.more.__delitem__(0), "of a graph's .* cannot be another module"),
     "no layer": (lambda m: delattr(m.backbone, "drop"), "drop of a graph's Backbone cannot be another"),
+    "no submodule": (lambda m: delattr(m, "head"), "head of a graph's Literal cannot be another"),
+    "no weight": (lambda m: delattr(m.head, "weight"), "weight of a graph's Linear cannot be taken away"),
+    "a computed weight": (
+        lambda m: nn.utils.parametrizations.weight_norm(m.head),
+        "weight of a graph's Linear cannot be taken away or computed",
+    ),
+    "a masked weight": (
+        lambda m: prune.l1_unstructured(m.head, "weight", 0.5),
+        "weight_orig of a graph's Linear would never be read",
+    ),
+    "one more tensor": (
+        lambda m: m.register_buffer("more_numbers", X),
+        "more_numbers of a graph's Literal would never",
+    ),
     "a part": (lambda m: m.backbone(X), "a Backbone of a graph does not run by itself"),
 }
 
@@ -137,8 +152,10 @@ WITHOUT_EFFECT: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_what_would_have_no_effect_is_refused(change: Callable[[Any], Any], words: str) -> None:
     graph = pruned().model
     for each in (graph, copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+        before = each.eval()(X, NAMES)["scores"]
         with pytest.raises(InputError, match=words):
             change(each)
+        assert torch.equal(each(X, NAMES)["scores"], before)
 
 
 def test_what_has_an_effect_is_not() -> None:

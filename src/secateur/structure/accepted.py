@@ -6,11 +6,10 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
-from secateur.structure.circumstances import CHECKS_OF_INPUTS, GRADIENTS, Circumstances, check_gradients
+from secateur.structure.circumstances import CHECKS_OF_INPUTS, Circumstances, checks_of_graph
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.structure.nodes import tensor_holders
 from secateur.structure.signature import Signed
@@ -42,9 +41,8 @@ def require_inputs(
     inputs = tensor_holders(graph.graph)
     values = [node for node in holders if "val" in node.meta and node not in inputs]
     conditions: dict[str, None] = {}
-    if GRADIENTS in apart.refused:
-        assert isinstance(graph.graph._codegen, Signed)
-        graph.graph._codegen.checks.append((check_gradients, ""))
+    assert isinstance(graph.graph._codegen, Signed)
+    graph.graph._codegen.checks += checks_of_graph(graph, apart.refused)
     with graph.graph.inserting_before(holders[-1].next):
         for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
             graph.graph.call_function(check_shape, (node, shape, number, node.name))
@@ -76,7 +74,7 @@ def _conditions(graph: fx.Graph, inputs: list[Node], shapes: Shapes, free: FreeS
             same.append((inputs[number], dim, size, word))
     for node, dim, size, word in same:
         if (told := size.subs(named)).free_symbols:
-            actual = graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+            actual = graph.call_method("size", (node, dim))
             yield graph.call_function(operator.eq, (actual, arithmetic.node(size))), f"{word} == {_in_words(told)}"
     for condition in free.conditions:
         if (told := condition.subs(named)).free_symbols:

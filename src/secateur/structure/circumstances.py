@@ -6,19 +6,17 @@ circumstances is tried; where it does, its graph refuses them. What the model it
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from secateur.randomness import private_draws
 from secateur.state import resting
-from secateur.structure.decided import OF_NO_MODEL
+from secateur.structure.asked import NUMBERS, OF_PARAMETERS, OF_STATE, Answers, asking, state_is
 from secateur.structure.difference import compared_tensors
 from secateur.structure.export import differ
 from secateur.structure.frames import Inputs
@@ -29,10 +27,23 @@ from secateur.trees import changed, plain_values, tensors_within
 from secateur.types import InputError
 from secateur.untouched import writes_undone
 
-__all__ = ["CHECKS_OF_INPUTS", "GRADIENTS", "Circumstances", "check_gradients", "circumstances"]
+__all__ = ["CHECKS_OF_INPUTS", "Circumstances", "checks_of_graph", "circumstances"]
 
 GRADIENTS, DERIVED_INPUTS = "gradients off", "inputs that require no gradients"
 LAYOUT = "inputs that lie in memory as the example's"
+NO_PARAMETERS, WHOLE = "inputs that are no parameters", "inputs that are no parts of other tensors"
+FROZEN, NO_GRADIENTS = "parameters that require gradients as they did", "parameters with gradients as they were"
+STATE_WORDS = {"parameter.requires_grad": FROZEN, "parameter.grad": NO_GRADIENTS}
+Change = Callable[[Tensor], Tensor]
+
+ASKED_FOR: Mapping[str, set[str]] = {
+    "inputs of the types that the example has": {"dtype", "element_size", "itemsize"},
+    "inputs that are no inference tensors": {"is_inference"},
+    "inputs that nothing was written into": {"_version"},
+    "inputs in memory of the same kind": {"is_pinned"},
+    **{f"torch.{name}() as it was": {name} for name in NUMBERS},
+}
+"""What is not tried, in words, with what asks for it."""
 
 
 @dataclass(frozen=True)
@@ -64,39 +75,41 @@ def circumstances(model: nn.Module, inputs: Inputs, asks_gradients: bool = False
     >>> circumstances(Counts(), ((torch.ones(1),), {}))
     Circumstances(refused=('gradients off',), conditions=('gradients off', 'calls as it is, which the forward pass sets'))
     """
-    asked = _Asked()
     with resting(model), unfused_attention(), torch.no_grad():
         before = _kept(model)
-        with asked:
+        with asking() as asked:
             answers = _answers(model, inputs)
         set_names = [name for name, value in _kept(model).items() if name not in before or before[name] != value]
         if _differs(model, answers, inputs):
             set_names += [name for name in _replaced(model, inputs) if name not in set_names]
-    refused = tuple(_refused(model, answers, inputs, asked.names))
+    refused = (*_refused_of_inputs(model, answers, inputs, asked), *_refused_of_state(model, answers, inputs, asked))
     if asks_gradients and GRADIENTS not in refused and _differs_in_training(model, inputs):
         refused = (GRADIENTS, *refused)
     conditions = [*refused, *(f"{name} as it is, which the forward pass sets" for name in set_names)]
-    if "dtype" in asked.names:
-        conditions.append("inputs of the types that the example has, for which the code asks")
+    conditions += [f"{words}, for which the code asks" for words, names in ASKED_FOR.items() if asked & names]
     return Circumstances(refused, tuple(conditions))
 
 
-def _refused(model: nn.Module, answers: list[Tensor], inputs: Inputs, asked: set[str]) -> Iterator[str]:
-    """The circumstances in which the model answers otherwise."""
+def _refused_of_inputs(model: nn.Module, answers: list[Tensor], inputs: Inputs, asked: set[str]) -> Iterator[str]:
+    """The circumstances of inputs and gradients in which the model answers otherwise."""
 
-    def otherwise(change: Callable[[Tensor], Tensor], gradients: bool) -> bool:
+    def otherwise(change: Change, gradients: bool = False) -> bool:
         with resting(model), unfused_attention(), torch.set_grad_enabled(gradients):
             return _differs(model, answers, inputs, change)
 
-    if otherwise(_deriving, True):
+    if otherwise(nn.Parameter, True) or asked & {"is_leaf", "grad_fn"}:
         # Where inputs that require them make the difference, the graph may run where others are recorded.
         with_gradients = otherwise(Tensor.clone, True)
         if with_gradients:
             yield GRADIENTS
-        if not with_gradients or otherwise(_deriving, False):
+        if otherwise(_deriving, not with_gradients):
             yield DERIVED_INPUTS
-    if asked & {"is_contiguous", "stride"} and otherwise(_laid_otherwise, False):
+        if otherwise(_as_parameter):
+            yield NO_PARAMETERS
+    if asked & {"is_contiguous", "stride"} and any(map(otherwise, LAYOUTS)):
         yield LAYOUT
+    if asked & OF_PARTS and not any(map(_is_part, tensors_within(inputs))) and otherwise(_as_part):
+        yield WHOLE
 
 
 def _differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
@@ -112,15 +125,22 @@ def _differs_in_training(model: nn.Module, inputs: Inputs) -> bool:
     return False
 
 
-def _differs(
-    model: nn.Module, answers: list[Tensor], inputs: Inputs, change: Callable[[Tensor], Tensor] = Tensor.clone
-) -> bool:
+def _refused_of_state(model: nn.Module, answers: list[Tensor], inputs: Inputs, asked: set[str]) -> Iterator[str]:
+    """What the model answers otherwise for, of the state of torch and of its parameters."""
+    questions: Answers = {**OF_PARAMETERS, **dict.fromkeys(OF_STATE, lambda _, answer: not answer)}
+    for name in sorted(asked & questions.keys()):
+        with resting(model), unfused_attention(), torch.no_grad(), asking({name: questions[name]}):
+            if _differs(model, answers, inputs):
+                yield STATE_WORDS[name] if name in STATE_WORDS else f"torch.{name}() == {state_is(name)}"
+
+
+def _differs(model: nn.Module, answers: list[Tensor], inputs: Inputs, change: Change = Tensor.clone) -> bool:
     with suppress(Exception):  # where it does not run there is no other answer
         return differ(answers, _answers(model, inputs, change))
     return False
 
 
-def _answers(model: nn.Module, inputs: Inputs, change: Callable[[Tensor], Tensor] = Tensor.clone) -> list[Tensor]:
+def _answers(model: nn.Module, inputs: Inputs, change: Change = Tensor.clone) -> list[Tensor]:
     args, kwargs = changed(inputs, change)
     with private_draws(0):
         return [x.detach() for x in compared_tensors(model(*args, **kwargs))]
@@ -134,28 +154,36 @@ def _replaced(model: nn.Module, inputs: Inputs) -> list[str]:
 
 
 def _deriving(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex())
+    with torch.enable_grad():
+        return x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex()) * 1
 
 
-def _laid_otherwise(x: Tensor) -> Tensor:
+def _as_parameter(x: Tensor) -> Tensor:
+    return nn.Parameter(x.detach().clone(), requires_grad=False)
+
+
+def _as_part(x: Tensor) -> Tensor:
+    return torch.stack([x, x])[1]
+
+
+def _is_part(x: Tensor) -> bool:
+    return bool(x.storage_offset()) or x._is_view()
+
+
+def _spread(x: Tensor) -> Tensor:
     return torch.stack([x, x], -1)[..., 0] if x.is_contiguous() else x.contiguous()
 
 
-class _Asked(TorchFunctionMode):
-    """Notes what a model's own code asks tensors for."""
+def _reversed(x: Tensor) -> Tensor:
+    return x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim())))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        name = getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
-        if name in ("is_contiguous", "stride", "dtype") and not sys._getframe(1).f_code.co_filename.startswith(
-            OF_NO_MODEL
-        ):
-            self.names.add(name)
-        return func(*args, **(kwargs or {}))
+def _channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if x.dim() > 2 else x.clone()
+
+
+OF_PARTS = {"storage_offset", "_base", "_is_view"}
+LAYOUTS: tuple[Change, ...] = (_spread, _reversed, _channels_last)
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -215,6 +243,99 @@ def check_layout(x: Any, name: str, contiguous: bool) -> None:
         )
 
 
+def check_no_parameter(x: Any, name: str, _contiguous: bool) -> None:
+    """Refuse a parameter.
+
+    >>> check_no_parameter(nn.Parameter(torch.ones(1)), "x", True)
+    Traceback (most recent call last):
+    secateur.types.InputError: the code of the model answers otherwise where inputs are parameters, and this graph was made...
+    """
+    if isinstance(x, nn.Parameter):
+        raise InputError(
+            f"the code of the model answers otherwise where inputs are parameters, and this graph was made without: give it "
+            f"{name}.detach(), or change the code so that it does not ask, and cut the model again"
+        )
+
+
+def check_whole(x: Any, name: str, _contiguous: bool) -> None:
+    """Refuse a part of another tensor.
+
+    >>> check_whole(torch.ones(2)[1:], "x", True)
+    Traceback (most recent call last):
+    secateur.types.InputError: the code of the model answers otherwise where inputs are parts of other tensors: give this graph...
+    """
+    if _is_part(x):
+        raise InputError(
+            f"the code of the model answers otherwise where inputs are parts of other tensors: give this graph {name}.clone(), or "
+            "change the code so that it does not ask, and cut the model again"
+        )
+
+
+def check_state(_graph: nn.Module, words: str) -> None:
+    """Refuse to run in another state of torch.
+
+    >>> check_state(nn.Module(), "torch.is_autocast_enabled() == True")
+    Traceback (most recent call last):
+    secateur.types.InputError: the code of the model asks torch.is_autocast_enabled(), and this graph was made where that was True...
+    """
+    call, _, answer = words.split()
+    if str(state_is(call[6:-2])) != answer:
+        raise InputError(
+            f"the code of the model asks {call}, and this graph was made where that was {answer}: call it so, or cut the model again "
+            "where it is as you need it"
+        )
+
+
+def check_frozen(graph: nn.Module, frozen: tuple[str, ...]) -> None:
+    """Refuse to run where other parameters are frozen."""
+    others = sorted(set(frozen) ^ set(frozen_names(graph)))
+    if others:
+        raise InputError(
+            f"the code of the model asks which parameters require gradients, and {others[0]} of this graph did otherwise when it was "
+            "made: set it back, or set it on the model and cut that again"
+        )
+
+
+def check_no_gradients(graph: nn.Module, with_gradients: tuple[str, ...]) -> None:
+    """Refuse to run where other parameters have gradients."""
+    others = sorted(set(with_gradients) ^ set(names_with_gradients(graph)))
+    if others:
+        raise InputError(
+            f"the code of the model asks which parameters have gradients, and {others[0]} of this graph did otherwise when it was "
+            "made: call graph.zero_grad(), or change the code so that it does not ask, and cut the model again"
+        )
+
+
+def frozen_names(graph: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters that require no gradient."""
+    return tuple(name for name, parameter in graph.named_parameters() if not parameter.requires_grad)
+
+
+def names_with_gradients(graph: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters that have one."""
+    return tuple(name for name, parameter in graph.named_parameters() if parameter.grad is not None)
+
+
 CheckOfInput = Callable[..., None]
-CHECKS_OF_INPUTS: Mapping[str, CheckOfInput] = {DERIVED_INPUTS: check_derived_input, LAYOUT: check_layout}
+CHECKS_OF_INPUTS: Mapping[str, CheckOfInput] = {
+    DERIVED_INPUTS: check_derived_input,
+    LAYOUT: check_layout,
+    NO_PARAMETERS: check_no_parameter,
+    WHOLE: check_whole,
+}
 """What looks at each tensor among the inputs where a circumstance is refused."""
+
+
+def checks_of_graph(graph: nn.Module, refused: Iterable[str]) -> list[tuple[Callable[..., None], Any]]:
+    """Return what looks at a graph before it runs where circumstances are refused, with what it compares."""
+    checks: list[tuple[Callable[..., None], Any]] = []
+    for words in refused:
+        if words == GRADIENTS:
+            checks.append((check_gradients, ""))
+        elif words == FROZEN:
+            checks.append((check_frozen, frozen_names(graph)))
+        elif words == NO_GRADIENTS:
+            checks.append((check_no_gradients, names_with_gradients(graph)))
+        elif words.startswith("torch."):
+            checks.append((check_state, words))
+    return checks

@@ -263,7 +263,7 @@ class Arithmetic:
 
         for letter in sorted(expression.free_symbols - set(self.written), key=str):
             source, dim = self.sources[letter]
-            size = self.graph.call_function(torch.ops.aten.sym_size.int, (source, dim))
+            size = self.graph.call_method("size", (source, dim))
             self.written[letter] = fx.Proxy(size, self.tracer)
         if expression not in self.written:
             self.written[expression] = sympy_interp(_analysis(), self.written, expression)

@@ -72,9 +72,18 @@ class GraphPart(nn.Module):
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        if name in self._modules:
-            refuse_module(self, name)
+        check_kept(self, name)
         super().__delattr__(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Take another parameter in the place of one."""
+        check_read(self, name)
+        super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Take another buffer in the place of one."""
+        check_read(self, name)
+        super().register_buffer(name, tensor, persistent)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Refuse it."""
@@ -137,6 +146,26 @@ def check_set(module: Any, name: str, value: Any) -> None:
         refuse_module(module, name)
 
 
+def check_kept(module: Any, name: str) -> None:
+    """Refuse to take away what a graph reads, as parametrizations begin with."""
+    if name in module._modules:
+        refuse_module(module, name)
+    if "written" in vars(module) and (name in module._parameters or name in module._buffers):
+        raise InputError(
+            f"{name} of a graph's {module.kind} cannot be taken away or computed from others, as the graph reads it: give it other "
+            "values, or change the model, and cut that again"
+        )
+
+
+def check_read(module: Any, name: str) -> None:
+    """Refuse a tensor that a graph does not read."""
+    if "written" in vars(module) and name not in module._parameters and name not in module._buffers:
+        raise InputError(
+            f"{name} of a graph's {module.kind} would never be read: give the tensors that it has other values, or change the model, "
+            "and cut that again"
+        )
+
+
 def refuse_module(module: Any, name: int | str) -> NoReturn:
     """Refuse to add, to replace or to remove a submodule."""
     raise InputError(
@@ -188,6 +217,20 @@ class CutGraph(GraphModule):
     def __setattr__(self, name: str, value: Any) -> None:
         check_set(self, name, value)
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        check_kept(self, name)
+        super().__delattr__(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Take another parameter in the place of one."""
+        check_read(self, name)
+        super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Take another buffer in the place of one."""
+        check_read(self, name)
+        super().register_buffer(name, tensor, persistent)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Refuse it."""

@@ -40,7 +40,7 @@ class Signed(_PyTreeCodeGen):
     """Writes a forward pass with the parameters of another one; those that it was not traced with are to be left out.
 
     Attributes:
-        checks: what looks at the graph itself before it runs, with what to say where it refuses.
+        checks: what looks at the graph itself before it runs, with what it compares.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Signed(_PyTreeCodeGen):
             self.left_out += [(name, "()") for name in more]
         self.values = f"[{', '.join(by_position)}], {{{', '.join(f'{name!r}: {name}' for name in by_name)}}}"
         self.names = tuple(traced)
-        self.checks: list[tuple[Callable[[nn.Module, str], None], str]] = []
+        self.checks: list[tuple[Callable[..., None], Any]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         # As examples of their forms, since torch's specs of leaves cannot be pickled without a warning.
@@ -85,8 +85,8 @@ class Signed(_PyTreeCodeGen):
         text = f"def {self._func_name}({', '.join(['self', *self.heads])}){maybe_return_annotation}:"
         for name, default in self.left_out:
             text += f"\n    check_left_out({name}, {default}, {name!r})"
-        for check, words in self.checks:
-            text += f"\n    {check.__name__}(self, {words!r})"
+        for check, expected in self.checks:
+            text += f"\n    {check.__name__}(self, {expected!r})"
         bare = [variable.split(":")[0].split("#")[0] for variable in free_vars]
         return text + f"\n    {', '.join(bare)}, = leaves_like({self.values}, self._in_spec, {self.names})"
 
