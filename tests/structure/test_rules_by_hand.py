@@ -24,6 +24,10 @@ from secateur.structure.ops import bind
 from secateur.structure.rules import RULES, Call, Value, op_name
 from secateur.structure.rules.registry import Ties
 
+pytestmark = [  # torch 2.15 says so of what is tried here all the same
+    pytest.mark.filterwarnings("ignore:The use of `x.T` on tensors of dimension other than 2"),
+    pytest.mark.filterwarnings("ignore:A window was not provided"),
+]
 ATEN = torch.ops.aten
 
 
