@@ -6,7 +6,6 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
@@ -110,6 +109,7 @@ def check_condition(holds: bool, words: str) -> None:
 def check_shape(x: Any, shape: tuple[int | Span | None, ...], number: int, name: str) -> None:
     """Refuse an input of another shape, and what is no tensor.
 
+    >>> import torch
     >>> check_shape(torch.zeros(5, 3), (None, 2), 0, "x")
     Traceback (most recent call last):
     secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...
