@@ -109,6 +109,7 @@ def check_condition(holds: bool, words: str) -> None:
 def check_shape(x: Any, shape: tuple[int | Span | None, ...], number: int, name: str) -> None:
     """Refuse an input of another shape, and what is no tensor.
 
+    >>> import torch
     >>> check_shape(torch.zeros(5, 3), (None, 2), 0, "x")
     Traceback (most recent call last):
     secateur.types.InputError: input 0 of this graph has shape (5, 3); it takes (any, 2) alone: cut the model again...

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from secateur.randomness import private_draws
 from secateur.state import resting
-from secateur.structure.asked import NUMBERS, OF_PARAMETERS, OF_STATE, Answers, asking, state_is
 from secateur.structure.difference import compared_tensors
 from secateur.structure.export import differ
 from secateur.structure.frames import Inputs
 from secateur.structure.graph_parts import INTERNAL
+from secateur.structure.queries import NUMBERS, OF_PARAMETERS, OF_STATE, Answers, asking, state_is
 from secateur.structure.train_code import in_mode
 from secateur.switches import unfused_attention
 from secateur.trees import changed, plain_values, tensors_within
