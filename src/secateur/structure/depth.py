@@ -180,7 +180,9 @@ def _problem(block: nn.Module, call: Called) -> str:
         return "takes or gives no single tensor"
     if first.shape != passed.shape:
         return "changes the shape of its input"
-    if first.is_floating_point() and not bool(first.count_nonzero()):  # of zeros no block shows whether it passes them on
+    if first.is_floating_point() and not bool(
+        first.count_nonzero()
+    ):  # of zeros no block shows whether it passes them on
         first = torch.ones_like(first)
     zeros = {name: torch.zeros_like(p) for name, p in block.named_parameters()}
     with evaluating(block), private_draws():
