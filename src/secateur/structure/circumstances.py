@@ -27,7 +27,7 @@ from secateur.trees import changed, plain_values, tensors_within
 from secateur.types import InputError
 from secateur.untouched import writes_undone
 
-__all__ = ["CHECKS_OF_INPUTS", "Circumstances", "checks_of_graph", "circumstances"]
+__all__ = ["CHECKS_OF_INPUTS", "Circumstances", "checks_of_graph", "circumstances", "requiring_gradients"]
 
 GRADIENTS, DERIVED_INPUTS = "gradients off", "inputs that require no gradients"
 LAYOUT = "inputs that lie in memory as the example's"
@@ -102,7 +102,7 @@ def _refused_of_inputs(model: nn.Module, answers: list[Tensor], inputs: Inputs, 
         with_gradients = otherwise(Tensor.clone, True)
         if with_gradients:
             yield GRADIENTS
-        if otherwise(_deriving, not with_gradients):
+        if otherwise(requiring_gradients, not with_gradients):
             yield DERIVED_INPUTS
         if otherwise(_as_parameter):
             yield NO_PARAMETERS
@@ -153,7 +153,8 @@ def _replaced(model: nn.Module, inputs: Inputs) -> list[str]:
     return [name for name, value in _attributes(model) if any(id(x) not in before for x in tensors_within(value))]
 
 
-def _deriving(x: Tensor) -> Tensor:
+def requiring_gradients(x: Tensor) -> Tensor:
+    """Return a copy of a tensor that requires a gradient, where it can have one."""
     with torch.enable_grad():
         return x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex()) * 1
 

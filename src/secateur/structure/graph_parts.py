@@ -25,7 +25,33 @@ RECOGNISED = (_NormBase, _DropoutNd, nn.Sequential, nn.ModuleList, nn.ModuleDict
 """Layers that do something else in train mode, by whose class code finds them to set their modes, and what is indexed."""
 
 
-class GraphPart(nn.Module):
+class _Guarded(nn.Module):
+    """Refuses changes that a graph would not follow, or without which it could not run."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check_set(self, name, value)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        check_kept(self, name)
+        super().__delattr__(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Take another parameter in the place of one."""
+        check_read(self, name)
+        super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Take another buffer in the place of one."""
+        check_read(self, name)
+        super().register_buffer(name, tensor, persistent)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Refuse it."""
+        refuse_module(self, name)
+
+
+class GraphPart(_Guarded):
     """A submodule of a graph: the tensors and the mode of the model's own, and the numbers of torch's layers to read.
 
     What the graph computes with was written into it, so that attributes cannot be set, hooks would never run, and no part
@@ -66,28 +92,6 @@ class GraphPart(nn.Module):
         part._buffers.update(module._buffers)
         part._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
         return part
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_set(self, name, value)
-        super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        check_kept(self, name)
-        super().__delattr__(name)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Take another parameter in the place of one."""
-        check_read(self, name)
-        super().register_parameter(name, param)
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Take another buffer in the place of one."""
-        check_read(self, name)
-        super().register_buffer(name, tensor, persistent)
-
-    def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Refuse it."""
-        refuse_module(self, name)
 
     def insert(self, index: int, module: nn.Module) -> NoReturn:
         """Refuse it."""
@@ -196,7 +200,7 @@ def mode_of(root: nn.Module, path: str) -> str:
     return f"{path}.training".lstrip(".")
 
 
-class CutGraph(GraphModule):
+class CutGraph(_Guarded, GraphModule):
     """The graph of a cut model; it is copied and pickled whole.
 
     Args:
@@ -213,28 +217,6 @@ class CutGraph(GraphModule):
         # In place of the bare modules that torch makes for the tensors that are read.
         vars(self).update({name: copy.copy(vars(root)[name]) for name in INTERNAL if name in vars(root)})
         vars(self).update({name: vars(root)[name] for name in ("kind", "written") if name in vars(root)})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        check_set(self, name, value)
-        super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        check_kept(self, name)
-        super().__delattr__(name)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Take another parameter in the place of one."""
-        check_read(self, name)
-        super().register_parameter(name, param)
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Take another buffer in the place of one."""
-        check_read(self, name)
-        super().register_buffer(name, tensor, persistent)
-
-    def add_module(self, name: str, module: nn.Module | None) -> None:
-        """Refuse it."""
-        refuse_module(self, name)
 
     def __copy__(self) -> CutGraph:
         other = CutGraph(self, self.graph, type(self).__name__)

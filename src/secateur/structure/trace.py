@@ -14,9 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from secateur.randomness import private_draws
 from secateur.state import called, check_ordinary, evaluating, first_names, fresh, own_tensors, split_inputs
-from secateur.structure.asking import mode_reads
 from secateur.structure.carriers import Uses
 from secateur.structure.decided import OF_NO_MODEL, decided_values
 from secateur.structure.derived import parametrized
@@ -25,11 +23,10 @@ from secateur.structure.free_sizes import FreeSizes, with_free_sizes
 from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
-from secateur.structure.train_code import CallLog, in_mode, trained
+from secateur.structure.train_code import CallLog, in_mode, logged_pass, trained
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, TraceError
-from secateur.untouched import writes_refused
 from secateur.wrappers import check_module, check_readable
 
 __all__ = ["AsBefore", "Graph", "Region", "exported_like", "first_line", "model_line", "trace"]
@@ -205,14 +202,7 @@ class _Ran(TypedDict, total=False):
 @contextmanager
 def _one_pass(model: nn.Module, training: bool) -> Iterator[Callable[[], _Ran]]:
     """Let a model run once, and leave it as it was; what ran is told where code asked for the mode."""
-    log = CallLog()
-    with (
-        evaluating(model),
-        private_draws(),
-        in_mode(model, training),
-        mode_reads(model) as reads,
-        writes_refused(model, log.note),
-    ):
+    with logged_pass(model, training) as (log, reads):
         yield lambda: _Ran(calls=log if reads.asked_mode else None, asks_gradients=reads.asked_gradients)
 
 

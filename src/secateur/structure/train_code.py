@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
-from secateur.structure.asking import is_of_torch, mode_reads, said_in_training
+from secateur.structure.asking import ModeReads, is_of_torch, mode_reads, said_in_training
 from secateur.structure.outputs import Holdings
 from secateur.trees import tensors_within
 from secateur.untouched import writes_refused
 
-__all__ = ["CallLog", "in_mode", "runs_other_code", "trained"]
+__all__ = ["CallLog", "in_mode", "logged_pass", "runs_other_code", "trained"]
 
 
 @contextmanager
@@ -177,6 +177,20 @@ def _told(argument: Any) -> Any:
     return argument if type(argument) in (int, str) else None
 
 
+@contextmanager
+def logged_pass(model: nn.Module, training: bool) -> Iterator[tuple[CallLog, ModeReads]]:
+    """Let a model run once, and leave it as it was; what ran is noted, and what its code asks for."""
+    log = CallLog()
+    with (
+        evaluating(model),
+        private_draws(),
+        in_mode(model, training),
+        mode_reads(model) as reads,
+        writes_refused(model, log.note),
+    ):
+        yield log, reads
+
+
 def runs_other_code(
     model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], log: CallLog, stored: Container[str], shapes: Any
 ) -> tuple[bool, bool]:
@@ -192,14 +206,7 @@ def runs_other_code(
         Exception: whatever the model raises in train mode on these inputs.
     """
     args, kwargs = fresh(*inputs)
-    in_training = CallLog()
-    with (
-        evaluating(model),
-        private_draws(),
-        in_mode(model, True),
-        mode_reads(model) as reads,
-        writes_refused(model, in_training.note),
-    ):
+    with logged_pass(model, training=True) as (in_training, reads):
         holdings = Holdings(model, (args, kwargs), buffers=False)
         outputs = model(*args, **kwargs)
         places = {place.name for place, _ in holdings.stored()}

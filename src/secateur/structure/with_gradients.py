@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating
+from secateur.structure.circumstances import requiring_gradients
 from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.frames import Inputs
 from secateur.structure.reference import Reference
@@ -37,13 +38,9 @@ class _Circumstance:
 
     def run(self, module: nn.Module, inputs: Inputs) -> list[Tensor]:
         """Return the tensors that a module answers."""
-        args, kwargs = changed(inputs, _deriving if self.deriving else Tensor.clone)
+        args, kwargs = changed(inputs, requiring_gradients if self.deriving else Tensor.clone)
         with in_mode(module, self.training), torch.set_grad_enabled(self.gradients):
             return [tensor.detach() for tensor in compared_tensors(module(*args, **kwargs))]
-
-
-def _deriving(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_(x.is_floating_point() or x.is_complex())
 
 
 def verify_with_gradients(reference: Reference, cut: nn.Module, tolerance: float, statistics: bool) -> tuple[str, ...]:
