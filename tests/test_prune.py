@@ -279,5 +279,5 @@ def test_what_no_file_can_hold_is_pruned_and_counted() -> None:
 
 def test_complex_scores_rank_nothing() -> None:
     sites = channels(hand_mlp(), X)
-    with pytest.raises(InputError, match="the scores of '0' are torch.complex64, which rank nothing"):
+    with pytest.raises(InputError, match=r"the scores of '0' are torch\.complex64, which rank nothing"):
         sc.select({"0": torch.ones(3, dtype=torch.complex64)}, 0.3, sites=sites)
