@@ -195,6 +195,7 @@ SIZES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     **dict.fromkeys(CONVOLUTIONS, (6, 7, ("groups",))),
     **dict.fromkeys(("__getitem__", "__setitem__"), (1, 2, ())),
     "full": (0, 1, SHAPE_NAMES),
+    "eye": (0, 2, ("n", "m")),
     "new_full": (1, 2, SHAPE_NAMES),
     "as_strided": (1, 2, SHAPE_NAMES),
     "unflatten": (2, 3, SHAPE_NAMES),
