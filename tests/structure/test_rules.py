@@ -533,7 +533,18 @@ def test_a_unit_matrix_among_weights_loses_rows_and_columns(holds: bool, form: A
     sites = channels(model, x)
     keep = {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()}
     small = cut(model, sites, keep, form=form)
-    masked = mask(model, sites, keep, statistics="all")
-    torch.testing.assert_close(small(x), masked(x))
+    for statistics in ("all", "kept"):
+        torch.testing.assert_close(small(x), mask(model, sites, keep, statistics=statistics)(x))
     assert list(sites) == ["0"]
     assert sum(p.numel() for p in small.parameters()) == 5 * 3 + 5 + 5 * 5 + 2 * 5 + 2
+
+
+@pytest.mark.parametrize(
+    "name", ["sum_of_cos", "columns_of_cos", "einsum_of_cos", "distances_of_cos", "small_for_zero"]
+)
+def test_a_masked_model_sums_what_stays(name: str) -> None:
+    model = Between({n: function for n, function, _ in VECTORS}[name], pictures=False)
+    sites = channels(model, model.example())
+    keep = {n: torch.arange(site.size) % 3 != 1 for n, site in sites.items()}
+    x = model.example(seed=1)
+    torch.testing.assert_close(mask(model, sites, keep)(x), cut(model, sites, keep)(x))
