@@ -316,7 +316,8 @@ def writes_refused(model: nn.Module, note: Callable[..., None] | None = None) ->
     if writes.names:
         raise InputError(
             f"the model's forward pass writes into its parameter {writes.names[0]!r}, so running it would change the "
-            "model; compute with a changed copy (weight = self.weight.clamp(-1, 1)), or keep the tensor in a buffer"
+            "model; compute with a changed copy (weight = self.weight.clamp(-1, 1)), or keep the tensor in a buffer; where it "
+            "does so on its first call alone, call it once before"
         )
 
 
