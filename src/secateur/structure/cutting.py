@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,8 +79,8 @@ def cut(
     ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs are compared with those
     of the masked model: in float64 on weights and inputs drawn anew, to 1e-9 of the greatest output, at the example's
     shapes and at others where the model runs there (a large model on one draw alone), and in its own type on the example.
-    So it is in train mode, where that runs other code. What cannot be run there (as without targets) is not: the report of
-    `prune` warns of it.
+    So it is in train mode, where that runs other code. What cannot be run there (as without targets) is not: a warning says so,
+    as the report of `prune` does.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
@@ -113,6 +114,8 @@ def cut(
     if optimizer is not None:
         check_optimizer(optimizer, model)
     verified_cut = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
+    for text in verified_cut.verification.warnings:
+        warnings.warn(f"cut: {text}", stacklevel=3)  # who calls, above what `usual` adds
     if optimizer is not None:
         carry_over(optimizer, model, verified_cut.model, verified_cut.plan.rows)
     return verified_cut.model
@@ -171,7 +174,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
         CutError, VerificationError: where the module form does not run, `cut` is asked, and may refuse.
     """
     if not isinstance(sites.structure, Structure):
-        return cut(model, sites, keep)
+        return cut_with_plan(model, sites, keep).model
     structure, checked = sites.structure, check_keep(sites, keep)
     gone = structure.gone(checked)
     plan = make_plan(model, structure, gone)
@@ -181,7 +184,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
         if _runs(small, structure):
             return small
         set_attributes(small, _originals(model, attributes))
-    return cut(model, sites, keep)
+    return cut_with_plan(model, sites, keep).model
 
 
 def _runs(model: nn.Module, structure: Structure) -> bool:

@@ -75,6 +75,18 @@ class Verification:
         draws = f"{len(self.draws)} draw{'s' if len(self.draws) > 1 else ''} ({'; '.join(dict.fromkeys(self.draws))})"
         return f"differs from the masked model by {self.double:.1e} in float64 on {draws}, {example}"
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know of that was not run, in words: train mode, and calls with gradients.
+
+        >>> Verification(0.0, skipped=("train mode: it needs targets",)).warnings
+        ('train mode was not verified on weights drawn anew: it needs targets; try a step of training first',)
+        """
+        parted = [why.partition("train mode: ") for why in self.skipped if "train mode: " in why]
+        in_training = [f"{place}train mode was not verified on weights drawn anew: {why}" for place, _, why in parted]
+        with_gradients = [f"not verified {why}" for why in self.skipped if "with gradients on" in why]
+        return tuple(f"{text}; try a step of training first" for text in (*in_training, *with_gradients))
+
 
 def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:
     """Compare the cut model with the masked one: in float64 on every draw, and in its own type on the example.
