@@ -66,8 +66,9 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
 def _takes_statistics(reference: Reference) -> bool:
     structure = reference.structure
     if structure is None or not structure.graph.regions:
-        trained = Cases(reference).trained
-        return reference.statistics is not None or (trained is not None and trained.reference.statistics is not None)
+        other = [half for half in (structure.trained, structure.turned) if half is not None] if structure else []
+        references = (reference, *map(reference.with_structure, other))
+        return any(each.statistics is not None for each in references)
     return any(part.reference.statistics is not None for _, part in WholeCases(reference).parts)
 
 

@@ -61,12 +61,14 @@ class Verification:
         double: the greatest one in float64, over all draws of parameters and inputs; None where nothing could be drawn.
         draws: for each draw the shapes of its inputs.
         skipped: what was not run, with the reason.
+        turned: where it answers otherwise than the masked model, as an input that decides is not as on the example.
     """
 
     example: float
     double: float | None = None
     draws: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    turned: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         example = f"{self.example:.1e} on the example"
@@ -77,7 +79,7 @@ class Verification:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader should know of that was not run, in words: train mode, and calls with gradients.
+        """What a reader should know: what was not run of train mode and with gradients, and which inputs must be as they were.
 
         >>> Verification(0.0, skipped=("train mode: it needs targets",)).warnings
         ('train mode was not verified on weights drawn anew: it needs targets; try a step of training first',)
@@ -85,7 +87,8 @@ class Verification:
         parted = [why.partition("train mode: ") for why in self.skipped if "train mode: " in why]
         in_training = [f"{place}train mode was not verified on weights drawn anew: {why}" for place, _, why in parted]
         with_gradients = [f"not verified {why}" for why in self.skipped if "with gradients on" in why]
-        return tuple(f"{text}; try a step of training first" for text in (*in_training, *with_gradients))
+        not_run = (f"{text}; try a step of training first" for text in (*in_training, *with_gradients))
+        return (*not_run, *self.turned)
 
 
 def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:
