@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
@@ -22,6 +23,7 @@ from secateur.structure.asking import ModeReads, mode_reads
 from secateur.structure.borders import ASIDE, Borders, called_with, find_borders, function_name
 from secateur.structure.both_modes import trace_both, train_traces, turned_traces
 from secateur.structure.carriers import Uses, both_uses
+from secateur.structure.entries import PLAIN
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, first_line
 from secateur.structure.turned import with_turned
@@ -142,7 +144,8 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
                 graph = trace_both(alone, call, quick=False)  # statistics are verified on an exported program
         except (TraceError, InputError):
             return []
-        graph = with_turned(alone, graph)
+        if graph.decided or any(isinstance(leaf, PLAIN) for leaf in pytree.tree_leaves(call)):
+            graph = with_turned(alone, infer(graph)).graph
         for node in (n for traced in (graph, *train_traces(graph), *turned_traces(graph)) for n in traced.nodes):
             stack = node.meta.get("nn_module_stack") or {}
             node.meta["nn_module_stack"] = {

@@ -109,8 +109,7 @@ def _traced(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
             structure = infer(
                 trace_both(model, example_inputs, quick=False)
             )  # they are verified on an exported program
-    turned = with_turned(model, structure.graph)
-    return structure if turned is structure.graph else infer(turned)
+    return with_turned(model, structure)
 
 
 def _without(table: Mapping[str, Site], ignore: object, site_names: Iterable[str]) -> tuple[dict[str, Site], list[str]]:

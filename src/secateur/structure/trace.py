@@ -68,7 +68,7 @@ class Graph:
         calls: the ops that ran, where code that is not torch's asks for the mode; else None.
         trained: the graph of train mode, where that runs other code than this one, of eval mode.
         untrained: why there is none although train mode may run other code; else "".
-        turns: the inputs that decide, each set otherwise (`turns`).
+        turns: the inputs that decide, each set otherwise (`turns`), and whether that is in train mode.
         turned: graphs of what runs where one is, with that one, which tie units too (`turned`).
     """
 
@@ -100,7 +100,7 @@ class Graph:
     calls: CallLog | None = None
     trained: Graph | None = None
     untrained: str = ""
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[tuple[Turn, bool], ...] = ()
     turned: tuple[tuple[Turn, Graph], ...] = ()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from torch import nn
 from secateur.state import fresh, own_tensors
 from secateur.structure.both_modes import trace_both
 from secateur.structure.frames import Inputs
-from secateur.structure.infer import infer
+from secateur.structure.infer import Structure, infer
 from secateur.structure.reordered import Reordered
 from secateur.structure.trace import Graph, trace
 from secateur.structure.train_code import logged_pass
@@ -22,16 +23,18 @@ __all__ = ["turned_alike", "with_turned"]
 
 SIDES = 6
 """How many are traced."""
+FEW_OPS = 500
+"""In models of more, whose passes take long, only flags are tried of what the example leaves out."""
 
 
-def with_turned(model: nn.Module, graph: Graph) -> Graph:
-    """Return the graph of a model with the inputs that decide, and graphs of what runs where the ties that it has do not hold.
+def with_turned(model: nn.Module, structure: Structure) -> Structure:
+    """Return the structure of a model with the inputs that decide, and with what runs where the ties that it has do not hold.
 
     A model that is called with tensors alone is not run again.
 
     Args:
         model: the model that was traced; it is left as it is.
-        graph: its trace.
+        structure: what is tied in it.
 
     >>> import torch
     >>> class Skips(nn.Module):
@@ -40,21 +43,24 @@ def with_turned(model: nn.Module, graph: Graph) -> Graph:
     ...         self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
     ...     def forward(self, x, skip=False):
     ...         return self.c(self.a(x) if skip else self.b(self.a(x)))
-    >>> graph = with_turned(model := Skips(), trace(model, torch.ones(1, 4)))
-    >>> [str(turn) for turn in graph.turns], len(graph.turned), list(infer(graph).sites)
-    (['skip=True'], 1, ['a'])
+    >>> structure = infer(trace(model := Skips(), torch.ones(1, 4)))
+    >>> turned = with_turned(model, structure)
+    >>> [str(turn) for turn, _ in turned.graph.turns], list(structure.sites), list(turned.sites)
+    (['skip=True'], ['a', 'b'], ['a'])
     """
+    graph = structure.graph
     inputs = (graph.args, dict(graph.kwargs))
-    tried = [] if _is_meta(model) else turns(model, inputs, tensors_decide=graph.decided)
+    small = sum(1 for _ in graph.nodes) <= FEW_OPS
+    tried = [] if _is_meta(model) else turns(model, inputs, tensors_decide=graph.decided, guesses=small)
     sides = _running_otherwise(model, graph, inputs, tried) if tried else []
-    if not sides:
-        return graph
-    graph = replace(graph, turns=tuple(dict.fromkeys(turn for turn, _ in sides)))
-    untied = _untied(model, graph, inputs, sides)
+    untied = _untied(model, structure, inputs, sides) if sides else []
+    graph = replace(graph, turns=tuple(sides))
+    if not untied:
+        return replace(structure, graph=graph) if sides else structure
     if graph.regions:
         # What stands between the regions goes another way there.
-        return replace(graph, sources={}, handed={}) if untied else graph
-    return _traced(model, graph, untied[:SIDES])
+        return infer(replace(graph, sources={}, handed={}))
+    return infer(_traced(model, graph, untied[:SIDES]))
 
 
 def turned_alike(model: nn.Module, graph: Graph, other: Graph) -> Graph:
@@ -72,15 +78,19 @@ Sides = list[tuple[Turn, bool]]
 
 def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: Iterable[Turn]) -> Sides:
     """Those with which the model runs other ops; one of those with which it runs the same."""
-    sides: Sides = []
-    tried = list(tried)
-    for training in (False, True) if graph.calls is not None else (False,):
-        logs = [graph.calls.calls if graph.calls is not None and not training else _log(model, inputs, training)]
-        for turn in tried:
-            log = _log(model, turn.change(inputs), training)
-            if log is not None and log not in logs:
-                logs.append(log)
-                sides.append((turn, training))
+    modes = (False,) if graph.calls is None else (False, True)
+    sides, counts = Sides(), Counter[str]()
+    logs = [_log(model, inputs, training) for training in modes]
+    for turn in tried:
+        if counts[turn.name] < turn.enough:
+            for training in modes:
+                log = _log(model, turn.change(inputs), training)
+                if log is None:
+                    break
+                if log not in logs:
+                    logs.append(log)
+                    sides.append((turn, training))
+                    counts[turn.name] += 1
     return sides
 
 
@@ -93,9 +103,9 @@ def _log(model: nn.Module, inputs: Inputs, training: bool) -> list[Any] | None:
     return None
 
 
-def _untied(model: nn.Module, graph: Graph, inputs: Inputs, sides: Sides) -> Sides:
+def _untied(model: nn.Module, structure: Structure, inputs: Inputs, sides: Sides) -> Sides:
     """Those where other units are tied than on the example, as far as that can be told."""
-    reordered, untied = Reordered(model, infer(graph)), []
+    reordered, untied = Reordered(model, structure), Sides()
     with suppress(Exception):  # an op without float64: nothing is known, and what was cut is compared there
         if not reordered.answers_alike(inputs):
             return []

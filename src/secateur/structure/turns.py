@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, islice, pairwise
-from math import floor, isfinite
+from math import floor, inf, isfinite
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ FEW = 8
 LARGEST = 10**5
 """Numbers beyond are not tried: code may count up to them."""
 LEFT_OUT = "left out"
+FLAGS = (("True", True), ("False", False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,23 +41,30 @@ class Turn:
         given: what the example has, in words.
         value: what it has instead, in words.
         change: makes of the example's inputs, or of others like them, those that have it.
+        enough: after how many values of it with which other ops run no more need be tried.
     """
 
     name: str
     given: str
     value: str
     change: Callable[[Inputs], Inputs]
+    enough: float = inf
 
     def __str__(self) -> str:
         return f"{self.name}={self.value}"
 
 
-def turns(model: nn.Module, inputs: Inputs, *, tensors_decide: bool = False) -> list[Turn]:
+def turns(model: nn.Module, inputs: Inputs, *, tensors_decide: bool = False, guesses: bool = True) -> list[Turn]:
     """Return the inputs of a model that may decide which way its code goes, each set otherwise.
 
-    These are plain values, those that the example leaves out, for which tensors like the example's are tried where they are
-    None, and with `tensors_decide` small tensors of whole numbers, too. Numbers and words are tried on the other side
-    of what the code compares them with in one pass, which is made where there are any.
+    These are plain values, and those that the example leaves out. Numbers and words are tried on the other side of what the
+    code compares them with in one pass, which is made where there are any.
+
+    Args:
+        model: the model; it is left as it is.
+        inputs: the example.
+        tensors_decide: set small tensors of whole numbers otherwise, too.
+        guesses: try not only flags for what is left out, but numbers, and tensors like the example's where the default is None.
 
     >>> class Gated(nn.Module):
     ...     def forward(self, x, gate=False, *, level=0.5):
@@ -64,12 +72,13 @@ def turns(model: nn.Module, inputs: Inputs, *, tensors_decide: bool = False) -> 
     >>> [str(turn) for turn in turns(Gated(), ((torch.ones(1),), {}))]
     ['gate=True', 'level=-0.3', 'level=1.7', 'level=0.25', 'level=1', 'level=0.7', 'level=-0.5', 'level=0']
     """
-    leaves = [*_given(model, inputs, tensors_decide), *_left_out(model, inputs)]
+    left_out = (leaf for leaf in _left_out(model, inputs) if guesses or type(leaf.value) is bool)
+    leaves = [*_given(model, inputs, tensors_decide), *left_out]
     if not leaves:
         return []
     compared = _compared(model, inputs, leaves)
     every = (
-        Turn(leaf.name, leaf.words, words, partial(leaf.changed, value))
+        Turn(leaf.name, leaf.words, words, partial(leaf.changed, value), leaf.enough)
         for leaf in leaves
         for words, value in leaf.others(compared.get(leaf.name, []))
     )
@@ -86,6 +95,7 @@ class _Leaf:
         changed: makes inputs with another value of the example's.
         words: what the example has, in words.
         more: other values to try, with words for them.
+        enough: see `Turn`.
     """
 
     name: str
@@ -93,6 +103,7 @@ class _Leaf:
     changed: Callable[[Any, Inputs], Inputs]
     words: str
     more: tuple[tuple[str, Any], ...] = ()
+    enough: float = inf
 
     def others(self, compared: list[Any]) -> Iterator[tuple[str, Any]]:
         """The other values to try, with words for them, given those that it was compared with."""
@@ -148,9 +159,9 @@ def _left_out(model: nn.Module, inputs: Inputs) -> Iterator[_Leaf]:
         changed, value = partial(_with_argument, signature, name), given.get(name, parameter.default)
         if value is None:
             says_flag = "bool" in str(parameter.annotation)
-            yield _Leaf(name, None, changed, LEFT_OUT, (("True", True), ("False", False)) if says_flag else guesses)
+            yield _Leaf(name, None, changed, LEFT_OUT, FLAGS if says_flag else guesses, 1)
         elif type(value) in OTHERS and name not in given:
-            yield _Leaf(name, value, changed, _words(value), keys if type(value) is str else ())
+            yield _Leaf(name, value, changed, _words(value), keys if type(value) is str else (), 2)
         elif type(value) in (tuple, list) and value and name not in given:
             yield _Leaf(name, value, changed, brief(value), ((brief(type(value)()), type(value)()),))
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:

@@ -47,11 +47,10 @@ def verify_turned(
     if structure is None or not structure.graph.turns:
         return ()
     compared, texts = _Compared(reference, cut, rows, tolerance, statistics), dict[Turn, str]()
-    for turn in structure.graph.turns:
-        for training in (False, True) if structure.graph.calls is not None else (False,):
-            why = compared.differs(turn.change(reference.inputs), training)
-            if why:
-                texts.setdefault(turn, f"{'in train mode ' if training else ''}{why}")
+    for turn, training in structure.graph.turns:
+        why = compared.differs(turn.change(reference.inputs), training)
+        if why:
+            texts.setdefault(turn, f"{'in train mode ' if training else ''}{why}")
     return tuple(f"with {turn} {why}: {_remedy(turn)}" for turn, why in texts.items())
 
 
