@@ -140,7 +140,7 @@ GRADIENTS_HEARD = Together(_gradients_as_property)
 
 
 @lru_cache(maxsize=4096)
-def _may_ask_unheard(kind: type[nn.Module]) -> bool:
+def _may_ask_unheard(kind: type) -> bool:
     """Whether a class does something of its own when the mode changes, or its code looks it up in what a module holds.
 
     >>> class Looks(nn.Module):
@@ -153,7 +153,7 @@ def _may_ask_unheard(kind: type[nn.Module]) -> bool:
         return False
     written = [cls for cls in kind.__mro__ if not cls.__module__.startswith("torch.")]
     methods = [value for cls in written for value in vars(cls).values() if isinstance(value, FunctionType)]
-    return kind.train is not Module.train or any(map(_looks_mode_up, methods))
+    return getattr(kind, "train", None) is not Module.train or any(map(_looks_mode_up, methods))
 
 
 def _looks_mode_up(function: FunctionType) -> bool:
@@ -182,7 +182,7 @@ class ModeReads:
     """
 
     def __init__(self, model: nn.Module, counts: Callable[[], bool]) -> None:
-        self.asked_mode = any(map(_may_ask_unheard, {type(m) for m in model.modules()}))
+        self.asked_mode = any(_may_ask_unheard(kind) for kind in {type(module) for module in model.modules()})
         self.asked_gradients = False
         self.counts = counts
 

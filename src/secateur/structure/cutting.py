@@ -36,7 +36,7 @@ from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.skippable import skipping
 from secateur.structure.trace import model_line
 from secateur.structure.tried_shapes import shapes_taken
-from secateur.structure.verify import Verification, agrees_at, verify
+from secateur.structure.verify import Verification, agrees_at, averaging, verify
 from secateur.structure.verify_turned import verify_turned
 from secateur.structure.whole import WholeCases, verify_whole
 from secateur.structure.with_gradients import verify_with_gradients
@@ -199,6 +199,7 @@ def _graph_form(
             shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))
             asked = circumstances(reference.model, reference.inputs, structure.graph.asks_gradients)
             require_inputs(graph, shapes, traced.graph.free, asked)
+            verification = replace(verification, otherwise=averaging(traced, gone))
             return CutModel(graph, plan, verification)
         except VerificationError:
             if not free:
@@ -221,13 +222,16 @@ def _verified(
         verification = verify(cases, small, plan.rows, gone, tolerance)
         references = [cases.reference]
     structure = cases.reference.structure
-    if structure is None or not (structure.graph.asks_gradients or structure.graph.turns):
+    if structure is None:
+        return verification
+    verification = replace(verification, otherwise=averaging(structure, gone))
+    if not (structure.graph.asks_gradients or structure.graph.turns):
         return verification
     if structure.turned is not None:
         references.append(cases.reference.with_structure(structure.turned))
     statistics = any(reference.statistics is not None for reference in references)
     turned = verify_turned(cases.reference, small, plan.rows, tolerance, statistics)
-    verification = replace(verification, turned=turned)
+    verification = replace(verification, otherwise=(*verification.otherwise, *turned))
     if not structure.graph.asks_gradients:
         return verification
     skipped = verify_with_gradients(cases.reference, small, tolerance, statistics)

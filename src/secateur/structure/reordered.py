@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,7 +84,7 @@ class Reordered:
         return frozenset(id(self._tensors[name]) for name in free if name in self._tensors)
 
     @cached_property
-    def _moves(self) -> dict[int, Sequence[tuple[int, Tensor]]]:
+    def _moves(self) -> Mapping[int, Sequence[tuple[int, Tensor]]]:
         """For each tensor in which units lie, the rows in their new order along each dimension."""
         moves: dict[int, list[tuple[int, Tensor]]] = {}
         orders = {

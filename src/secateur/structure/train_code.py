@@ -157,7 +157,7 @@ class CallLog:
         if isinstance(argument, nn.Parameter):
             return id(argument)
         if isinstance(argument, Tensor):
-            return tuple(argument.shape), self.given_by.get(argument)
+            return tuple(argument.shape), self.given_by.get(argument)  # type: ignore[no-untyped-call]
         if isinstance(argument, (list, tuple)):
             return [self._told(inner) for inner in argument]
         return argument if type(argument) in (int, str) else None
