@@ -182,7 +182,7 @@ class ModeReads:
     """
 
     def __init__(self, model: nn.Module, counts: Callable[[], bool]) -> None:
-        self.asked_mode = any(_may_ask_unheard(kind) for kind in {type(module) for module in model.modules()})
+        self.asked_mode = any(_may_ask_unheard(kind) for kind in set(map(type, model.modules())))
         self.asked_gradients = False
         self.counts = counts
 

@@ -67,7 +67,8 @@ def cut(
     of the masked model: in float64 on weights and inputs drawn anew, to 1e-9 of the greatest output, at the example's
     shapes and at others where the model runs there (a large model on one draw alone), and in its own type on the example.
     So it is in train mode, where that runs other code. What cannot be run there (as without targets) is not: a warning says so,
-    as the report of `prune` does.
+    as the report of `prune` does. Another warns where code decides by an input (a flag, a number, labels that the example leaves
+    out), and the cut model answers otherwise than the masked one with another value of it.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.

@@ -51,7 +51,11 @@ def with_turned(model: nn.Module, structure: Structure) -> Structure:
     graph = structure.graph
     inputs = (graph.args, dict(graph.kwargs))
     small = sum(1 for _ in graph.nodes) <= FEW_OPS
-    tried = [] if _is_meta(model) else turns(model, inputs, tensors_decide=graph.decided, guesses=small)
+    tried = (
+        []
+        if _is_meta(model)
+        else turns(model, inputs, tensors_decide=graph.decided, guesses=small, modes=_modes(graph))
+    )
     sides = _running_otherwise(model, graph, inputs, tried) if tried else []
     untied = _untied(model, structure, inputs, sides) if sides else []
     graph = replace(graph, turns=tuple(sides))
@@ -78,7 +82,7 @@ Sides = list[tuple[Turn, bool]]
 
 def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: Iterable[Turn]) -> Sides:
     """Those with which the model runs other ops; one of those with which it runs the same."""
-    modes = (False,) if graph.calls is None else (False, True)
+    modes = _modes(graph)
     sides, counts = Sides(), Counter[str]()
     logs = [_log(model, inputs, training) for training in modes]
     for turn in tried:
@@ -92,6 +96,11 @@ def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: It
                     sides.append((turn, training))
                     counts[turn.name] += 1
     return sides
+
+
+def _modes(graph: Graph) -> tuple[bool, ...]:
+    """Whether in train mode: in both where code asks for the mode."""
+    return (False,) if graph.calls is None else (False, True)
 
 
 def _log(model: nn.Module, inputs: Inputs, training: bool) -> list[Any] | None:
