@@ -17,11 +17,13 @@ from secateur.structure.infer import Structure, infer
 from secateur.structure.reordered import Reordered
 from secateur.structure.trace import Graph, trace
 from secateur.structure.train_code import logged_pass
-from secateur.structure.turns import Turn, turns
+from secateur.structure.turns import Turn, together, turns
 
 __all__ = ["turned_alike", "with_turned"]
 
-SIDES = 6
+Sides = list[tuple[Turn, bool]]
+"""Inputs that are set otherwise, each with whether in train mode."""
+SIDES = 8
 """How many are traced."""
 FEW_OPS = 500
 """In models of more, whose passes take long, only flags are tried of what the example leaves out."""
@@ -51,20 +53,31 @@ def with_turned(model: nn.Module, structure: Structure) -> Structure:
     graph = structure.graph
     inputs = (graph.args, dict(graph.kwargs))
     small = sum(1 for _ in graph.nodes) <= FEW_OPS
-    tried = (
-        []
-        if _is_meta(model)
-        else turns(model, inputs, tensors_decide=graph.decided, guesses=small, modes=_modes(graph))
-    )
+    meta = any(tensor.is_meta for tensor in own_tensors(model).values())
+    tried = [] if meta else turns(model, inputs, tensors_decide=graph.decided, guesses=small, modes=_modes(graph))
     sides = _running_otherwise(model, graph, inputs, tried) if tried else []
-    untied = _untied(model, structure, inputs, sides) if sides else []
-    graph = replace(graph, turns=tuple(sides))
-    if not untied:
-        return replace(structure, graph=graph) if sides else structure
-    if graph.regions:
-        # What stands between the regions goes another way there.
-        return infer(replace(graph, sources={}, handed={}))
-    return infer(_traced(model, graph, untied[:SIDES]))
+    if not sides:
+        return structure
+    structure = replace(structure, graph=replace(graph, turns=tuple(sides)))
+    with suppress(Exception):  # an op without float64: nothing is known of the ties, and what was cut is compared
+        if Reordered(model, structure).answers_alike(inputs):
+            return _tied(model, structure, inputs, sides)
+    return structure
+
+
+def _tied(model: nn.Module, structure: Structure, inputs: Inputs, sides: Sides) -> Structure:
+    """The structure with graphs of those sides on which what is tied so far does not hold, as far as they can be traced."""
+    for side in sides:
+        turn, training = side
+        with suppress(Exception):
+            if Reordered(model, structure).answers_alike(turn.change(inputs), training=training):
+                continue
+            if structure.graph.regions:
+                # What stands between the regions goes another way there.
+                return infer(replace(structure.graph, sources={}, handed={}))
+            if len(structure.graph.turned) < SIDES:
+                structure = infer(_traced(model, structure.graph, [side]))
+    return structure
 
 
 def turned_alike(model: nn.Module, graph: Graph, other: Graph) -> Graph:
@@ -72,29 +85,27 @@ def turned_alike(model: nn.Module, graph: Graph, other: Graph) -> Graph:
     return _traced(model, graph, [(turn, side.training) for turn, side in other.turned]) if other.turned else graph
 
 
-def _is_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in own_tensors(model).values())
-
-
-Sides = list[tuple[Turn, bool]]
-"""Inputs that are set otherwise, each with whether in train mode."""
-
-
 def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: Iterable[Turn]) -> Sides:
     """Those with which the model runs other ops; one of those with which it runs the same."""
     modes = _modes(graph)
     sides, counts = Sides(), Counter[str]()
     logs = [_log(model, inputs, training) for training in modes]
+
+    def run(turn: Turn) -> None:
+        for training in modes:
+            log = _log(model, turn.change(inputs), training)
+            if log is None:
+                return
+            if log not in logs:
+                logs.append(log)
+                sides.append((turn, training))
+                counts[turn.name] += 1
+
     for turn in tried:
         if counts[turn.name] < turn.enough:
-            for training in modes:
-                log = _log(model, turn.change(inputs), training)
-                if log is None:
-                    break
-                if log not in logs:
-                    logs.append(log)
-                    sides.append((turn, training))
-                    counts[turn.name] += 1
+            run(turn)
+    for turn in together([turn for turn, _ in sides]):
+        run(turn)
     return sides
 
 
@@ -112,22 +123,9 @@ def _log(model: nn.Module, inputs: Inputs, training: bool) -> list[Any] | None:
     return None
 
 
-def _untied(model: nn.Module, structure: Structure, inputs: Inputs, sides: Sides) -> Sides:
-    """Those where other units are tied than on the example, as far as that can be told."""
-    reordered, untied = Reordered(model, structure), Sides()
-    with suppress(Exception):  # an op without float64: nothing is known, and what was cut is compared there
-        if not reordered.answers_alike(inputs):
-            return []
-        for turn, training in sides:
-            with suppress(Exception):
-                if not reordered.answers_alike(turn.change(inputs), training=training):
-                    untied.append((turn, training))
-    return untied
-
-
 def _traced(model: nn.Module, graph: Graph, untied: Sides) -> Graph:
     """The graph with those of what runs where an input is set otherwise, as far as that can be traced."""
-    turned: list[tuple[Turn, Graph]] = []
+    turned = list(graph.turned)
     inputs = (graph.args, dict(graph.kwargs))
     for turn, training in untied:
         args, kwargs = turn.change(inputs)

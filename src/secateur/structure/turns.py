@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import combinations, islice
 from math import inf
 from typing import Any
@@ -19,12 +19,14 @@ from secateur.state import fresh
 from secateur.structure.tried_values import KINDS, code_words, compared_numbers, compared_with, noting, other_values
 from secateur.types import brief
 
-__all__ = ["LEFT_OUT", "Turn", "turns"]
+__all__ = ["LEFT_OUT", "Turn", "together", "turns"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 TRIES = 32
 """How many inputs that are set otherwise are tried of a model, each by itself."""
+PAIRS = 10
+"""How many pairs of them are tried together."""
 FEW = 8
 """A tensor of no more entries may hold a flag each."""
 LEFT_OUT = "left out"
@@ -41,6 +43,7 @@ class Turn:
         value: what it has instead, in words.
         change: makes of the example's inputs, or of others like them, those that have it.
         enough: after how many values of it with which other ops run no more need be tried.
+        flag: whether it is one.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Turn:
     value: str
     change: Callable[[Inputs], Inputs]
     enough: float = inf
+    flag: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}={self.value}"
@@ -96,11 +100,12 @@ def turns(
         compared_with(model, noting_inputs, modes)
     words = code_words(model) if any(type(leaf.value) is str for leaf in leaves) else []
     every = (
-        Turn(leaf.name, leaf.words, text, partial(leaf.changed, value), leaf.enough)
+        Turn(leaf.name, leaf.words, text, partial(leaf.changed, value), leaf.enough, type(leaf.value) is bool)
         for leaf in leaves
         for text, value in leaf.others(noted.get(leaf.name, []), words)
     )
-    return [*islice(every, TRIES), *islice(_together(leaves), FEW)]
+    single = list(islice(every, TRIES))
+    return [*single, *together(turn for turn in single if turn.flag)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,19 +139,28 @@ def _words(value: Any) -> str:
     return f"{value:.6g}" if type(value) is float else brief(value)
 
 
-def _together(leaves: Iterable[_Leaf]) -> Iterator[Turn]:
-    """Flags that are turned together, as code may ask for several: all of them, and each two."""
-    flags = [leaf for leaf in leaves if type(leaf.value) is bool]
-    for several in ([flags] if len(flags) > 2 else []) + [list(pair) for pair in combinations(flags, 2)]:
+def together(single: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield turns in which several inputs are set otherwise, as code may ask for several: each two, and all.
 
-        def change(inputs: Inputs, several: list[_Leaf] = several) -> Inputs:
-            for leaf in several:
-                inputs = leaf.changed(not leaf.value, inputs)
-            return inputs
+    >>> class Gated(nn.Module):
+    ...     def forward(self, x, a=False, b=True):
+    ...         return -x if a and not b else x
+    >>> [str(turn) for turn in together(turns(Gated(), ((torch.ones(1),), {})))]
+    ['a=True, b=False']
+    """
+    first_of: dict[str, Turn] = {}
+    for turn in single:
+        if turn.enough > 1:
+            first_of.setdefault(turn.name, turn)
+    turned = list(first_of.values())
+    for several in [*islice(combinations(turned, 2), PAIRS), *([turned] if len(turned) > 2 else [])]:
+
+        def change(inputs: Inputs, several: Sequence[Turn] = several) -> Inputs:
+            return reduce(lambda changed, turn: turn.change(changed), several, inputs)
 
         first, *rest = several
-        given, value = ("".join(f", {leaf.name}={leaf.value ^ turned}" for leaf in rest) for turned in (False, True))
-        yield Turn(first.name, f"{first.value}{given}", f"{not first.value}{value}", change)
+        given, value = ("".join(f", {t.name}={getattr(t, what)}" for t in rest) for what in ("given", "value"))
+        yield Turn(first.name, first.given + given, first.value + value, change)
 
 
 def _given(model: nn.Module, inputs: Inputs, tensors_decide: bool) -> Iterator[_Leaf]:
