@@ -301,3 +301,25 @@ def test_rows_of_a_table_that_no_example_reads_are_no_units() -> None:
 
     sites = channels(Positions(), torch.randn(2, 5, 3))
     assert {name: site.size for name, site in sites.items()} == {"a": 6, "parts": 4}
+
+
+@pytest.mark.parametrize("width", ["product", "attribute"])
+def test_a_stream_as_wide_as_all_heads_is_not_of_them(width: str) -> None:
+    """What a reshape makes is as wide as what the module is given, and an attribute or a product of two says so."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.dim, self.width = 4, 2, 8
+            self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, length, _ = x.shape
+            q, k, v = (each(x).view(batch, length, self.heads, self.dim) for each in (self.q, self.k, self.v))
+            mixed = F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+            together = self.heads * self.dim if width == "product" else self.width
+            y: Tensor = self.out(mixed.reshape(batch, length, together))
+            return y
+
+    sites = channels(nn.Sequential(nn.Linear(3, 8), Heads(), nn.Linear(8, 2)), torch.randn(2, 5, 3))
+    assert {name: site.size for name, site in sites.items()} == {"0": 8, "1.q.heads": 4, "1.out": 8}

@@ -17,10 +17,9 @@ from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unif
 from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.nodes import module_paths
 from secateur.structure.rules import Value, op_name, shape_of
+from secateur.structure.sized_axes import RESHAPES
 
 __all__ = ["reads_apart", "tie_first_reads", "tie_read_sizes"]
-
-RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
 def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
