@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.state import own_tensors
 from secateur.structure.axes import is_fixed, positions
+from secateur.structure.cost import Cost
 from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.draws import Draw
 from secateur.structure.frames import Inputs
@@ -21,13 +22,15 @@ from secateur.trees import changed
 
 __all__ = ["Reordered"]
 
-SAME = 1e-9
-"""The greatest relative difference that rounding leaves in float64."""
+SAME, SAME_IN_SINGLE = 1e-9, 1e-3
+"""The greatest relative difference that rounding leaves in float64, and in float32."""
+CHEAP = 10**8
+"""Multiply-accumulates up to which it runs in float64."""
 
 
 @dataclass(eq=False)
 class Reordered:
-    """A model beside one whose sites have their units in another order, on weights drawn anew, in float64.
+    """A model beside one whose sites have their units in another order, on weights drawn anew.
 
     Attributes:
         model: the model; it is left as it is.
@@ -52,7 +55,8 @@ class Reordered:
         """
         expected = self._answers(inputs, training, moved=False)
         try:
-            return difference(expected, self._answers(inputs, training, moved=True)) <= SAME
+            deviation = difference(expected, self._answers(inputs, training, moved=True))
+            return deviation <= (SAME if self._double else SAME_IN_SINGLE)
         except Exception:  # noqa: BLE001  (what runs in one order alone hangs on it)
             return False
 
@@ -70,8 +74,14 @@ class Reordered:
                 returned = compared_tensors(module(*doubled[0], **doubled[1]))
             return [torch.view_as_real(x) if x.is_complex() else x for x in returned]
 
-        args, kwargs = changed(inputs, lambda x: x.double() if x.is_floating_point() else x)
-        return [x.flatten().sort().values for x in run_substituted(self.model, fetch, (args, kwargs), run)]
+        args, kwargs = changed(inputs, lambda x: x.double() if self._double and x.is_floating_point() else x)
+        returned: list[Tensor] = run_substituted(self.model, fetch, (args, kwargs), run, double=self._double)
+        return [x.flatten().sort().values for x in returned]
+
+    @cached_property
+    def _double(self) -> bool:
+        types = {tensor.dtype for tensor in self._tensors.values() if tensor.is_floating_point()}
+        return types != {torch.float32} or Cost(self.structure).macs({}) <= CHEAP
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
