@@ -51,13 +51,17 @@ def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
 
     What a module has in its hands first is what it is given, and of that its code reads the shape as a rule.
     """
-    for origin, axis, source in _apart(uses, values):
+    places = _Places(uses, values)
+    for origin, axis, source in _apart(uses, places):
         unify(source, axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+    for origin, dimension in _fractions(uses, places):
+        _hold_fraction(uses, places, origin, dimension)
 
 
 def reads_apart(uses: Uses, values: Mapping[Node, Any]) -> bool:
-    """Whether code gives a size that it read from one axis to another one that could shrink by itself."""
-    return any(True for _ in _apart(uses, values))
+    """Whether code gives a size that it read from one axis, or a fraction of it, to one that could shrink by itself."""
+    places = _Places(uses, values)
+    return any(True for _ in _apart(uses, places)) or any(True for _ in _fractions(uses, places))
 
 
 def _is_one(a: Axis, b: Axis) -> bool:
@@ -65,9 +69,8 @@ def _is_one(a: Axis, b: Axis) -> bool:
     return set(atoms(a)) == set(atoms(b))
 
 
-def _apart(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, Axis, Axis]]:
+def _apart(uses: Uses, places: _Places) -> Iterator[tuple[Dimension, Axis, Axis]]:
     """The axes that took a size that none of theirs has, each with the first that it may have been read from."""
-    places = _Places(uses, values)
     for origin, dimensions in sorted(uses.copied.items(), key=str):
         sources = list(places.axes(origin))
         for dimension in sorted(dimensions, key=str):
@@ -77,12 +80,28 @@ def _apart(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, 
                         yield origin, axis, sources[0]
 
 
+def _fractions(uses: Uses, places: _Places) -> Iterator[tuple[Dimension, Dimension]]:
+    """The sizes that were computed as fractions of sizes of what a module is given, which are not made of them."""
+    for origin, dimensions in sorted(uses.copied.items(), key=str):
+        for dimension in sorted(dimensions, key=str):
+            size, part = origin.shape[origin.dim], dimension.shape[dimension.dim]
+            is_fraction = origin.given and 1 < part < size and size % part == 0
+            axes = [*places.axes(origin), *places.axes(dimension, reshaped=True)] if is_fraction else []
+            if not all(map(is_fixed, axes)) and not _is_made_of(places, origin, dimension):
+                yield origin, dimension
+
+
+def _is_made_of(places: _Places, origin: Dimension, dimension: Dimension) -> bool:
+    """Whether all that a size may have been read from is made of the units of what took a fraction of it."""
+    needed = {atom for axis in places.axes(dimension, reshaped=True) for atom in atoms(axis)}
+    return all(needed.issubset(atoms(axis)) for axis in places.axes(origin))
+
+
 def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
     """Freeze a size that is computed as a fraction of another, unless the other is made of it."""
-    wholes, parts = list(places.axes(origin)), list(places.axes(dimension, reshaped=True))
-    needed = {atom for axis in parts for atom in atoms(axis)}
-    if all(needed.issubset(atoms(axis)) for axis in wholes):
+    if _is_made_of(places, origin, dimension):
         return
+    wholes, parts = list(places.axes(origin)), list(places.axes(dimension, reshaped=True))
     count = origin.shape[origin.dim] // dimension.shape[dimension.dim]
     for attribute, dimensions in uses.sizes.items():
         if dimension in dimensions and uses.values.get(attribute) == count:
@@ -102,6 +121,7 @@ class _Places:
     def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
         self.uses, self.values = uses, values
         self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        self.given: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
         paths = {node: module_paths(node) or [""] for node in values}
         for node, stack in paths.items():
             for neighbour in (*node.all_input_nodes, node):
@@ -110,10 +130,14 @@ class _Places:
                 for path in stack:
                     if path == stack[-1] or path not in paths[neighbour]:
                         self.nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
+                    if path not in paths[neighbour] and not any(values[neighbour].source):
+                        self.given[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
 
     def axes(self, dimension: Dimension, reshaped: bool = False) -> Iterator[Axis]:
         """Yield the axes that a dimension may be of; of reshaped tensors alone where that is asked for."""
-        for node in self.nodes.get((dimension.path, dimension.shape), ()):
+        key = dimension.path, dimension.shape
+        given = self.given.get(key, {}) if dimension.given else {}
+        for node in given or self.nodes.get(key, {}):
             if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
                 yield self.values[node].axes[dimension.dim]
 
