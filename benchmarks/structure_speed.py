@@ -39,7 +39,7 @@ def build(name: str) -> nn.Module:
 def ours(model: nn.Module, inputs: torch.Tensor, verified: bool) -> nn.Module:
     """Trace, score, select and cut with secateur."""
     import secateur as sc
-    from secateur.structure.cutting import apply_plan, make_plan
+    from secateur.structure.plan import apply_plan, make_plan
 
     sites = sc.channels(model, inputs)
     keep = sc.select(sc.criteria.Magnitude(p=2)(model, sites), 0.3, scope="layer", sites=sites)

@@ -15,7 +15,8 @@ import zoo
 from secateur.criteria import Magnitude
 from secateur.selection import select
 from secateur.structure import channels, cut, mask, weights
-from secateur.structure.cutting import Plan, cut_with_plan
+from secateur.structure.cutting import cut_with_plan
+from secateur.structure.plan import Plan
 from secateur.structure.rules import RULES, Call, Value
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import CutError, InputError, Keep, Sites, UnknownNameError, VerificationError

@@ -45,6 +45,29 @@ def test_masked_is_cut_at_every_batch(name: str) -> None:
     assert {n: p.tolist() for n, p in plain.named_parameters()} == {n: p.tolist() for n, p in masked.named_parameters()}
 
 
+class NormsHeads(nn.Module):
+    """Its batch norm has a channel a head, and averages over the units of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 32), nn.BatchNorm1d(4), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(self.norm(self.a(x).view(x.shape[0], 4, -1)).relu().flatten(1))
+        return out
+
+
+def test_a_batch_norm_that_averages_over_what_is_cut_is_a_warning() -> None:
+    torch.manual_seed(0)
+    model, x = NormsHeads(), torch.randn(4, 6)
+    sites = sc.channels(model, x)
+    units = next(name for name, site in sites.items() if site.size == 8)
+    with pytest.warns(UserWarning, match="in train mode aten.*batch_norm in norm .* averages over units"):
+        sc.cut(model, sites, {units: torch.arange(8) < 5})
+    heads = next(name for name, site in sites.items() if site.size == 4)
+    sc.cut(model, sites, {heads: torch.arange(4) < 3})
+
+
 def test_a_masked_model_is_a_module_like_any_other() -> None:
     """It is copied with its statistics, takes other weights, has gradients, and is the cut model in train mode too."""
     model = Normed(nn.LayerNorm(8)).eval()

@@ -297,6 +297,9 @@ def test_what_could_not_be_looked_at_is_a_warning(kind: type[Plain]) -> None:
     (warning,) = [text for text in result.report.warnings if "train mode" in text]
     assert ("targets must be given" in warning) == (kind is Targets)
     assert "WARNING: train mode was not verified" in str(result.report)
+    with pytest.warns(UserWarning, match="cut: train mode was not verified") as caught:
+        sc.cut(result.original, result.sites, result.keep)
+    assert [str(each.message) for each in caught] == [f"cut: {warning}"]
 
 
 def test_a_model_that_differs_from_itself_cannot_be_compared() -> None:
@@ -360,6 +363,31 @@ def test_only_code_that_is_not_torchs_counts_as_asking() -> None:
         plain(X)
     assert reads.asked_mode
     assert "training" not in vars(nn.Module)
+
+
+def _is_training(module: nn.Module) -> bool:
+    return bool(module.__dict__["training"])
+
+
+class LooksUp(Plain):
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        z = self.norm(self.second(h)).relu()
+        return self.answer(h * z) if vars(self)["training"] else self.answer(h) + self.answer(z)
+
+
+class LooksUpByHelper(LooksUp):
+    def forward(self, x: Tensor) -> Any:
+        h, z = (norm(layer(x)) for norm, layer in ((F.relu, self.first), (F.silu, self.first)))
+        return self.answer(h * z) if _is_training(self) else self.answer(h + z)
+
+
+@pytest.mark.parametrize("kind", [LooksUp, LooksUpByHelper])
+def test_a_mode_that_is_looked_up_in_what_a_module_holds_is_asked_for(kind: type[Plain]) -> None:
+    with mode_reads(kind()) as reads:
+        pass
+    assert reads.asked_mode
+    assert trace_both(kind(), X).trained is not None
 
 
 @pytest.mark.parametrize("training", [True, False])

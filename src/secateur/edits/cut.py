@@ -10,9 +10,9 @@ from torch import Tensor, int32, int64, nn
 
 from secateur.checks import is_whole
 from secateur.edits.base import Edit
-from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.held import is_settings, mapped_numbers
 from secateur.structure.mend import SWITCHES, Edits
+from secateur.structure.plan import Plan, apply_plan
 from secateur.structure.rebuilding import is_config, whole_numbers
 from secateur.types import FileError
 

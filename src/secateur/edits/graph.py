@@ -17,10 +17,10 @@ from secateur.state import device_of
 from secateur.structure.accepted import Shapes, require_inputs
 from secateur.structure.both_modes import trace_both
 from secateur.structure.circumstances import Circumstances
-from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.graph import graph_form, graph_structure
 from secateur.structure.infer import Structure
 from secateur.structure.modes import train_mode
+from secateur.structure.plan import apply_plan, make_plan
 from secateur.types import ExampleInputs, FileError, Keep
 
 __all__ = ["GraphCut"]

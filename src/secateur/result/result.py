@@ -252,25 +252,16 @@ class Result:
             rule=self.method.rule,
             repair=self.method.repair,
             loss=self.method.loss,
-            warnings=(*self.method.warnings, *self._unverified()),
+            warnings=(
+                *self.method.warnings,
+                *(self.verification.warnings if isinstance(self.verification, Verification) else ()),
+            ),
             runtime=self.runtime,
             rounding=self.method.rounding,
             change=self.change,
             joint=self.method.joint,
             layers=self.layers,
         )
-
-    def _unverified(self) -> list[str]:
-        """A warning where train mode, or a call with gradients, may run code that was not verified."""
-        whys = self.verification.skipped if isinstance(self.verification, Verification) else ()
-        texts = [why.partition("train mode: ") for why in whys if "train mode: " in why]
-        return [
-            *(
-                f"{place}train mode was not verified on weights drawn anew: {why}; try a step of training first"
-                for place, _, why in texts
-            ),
-            *(f"not verified {why}; try a step of training first" for why in whys if "with gradients on" in why),
-        ]
 
     def _stored_bytes(self) -> int:
         """The bytes of the smaller model's tensors on disk, encoded where an edit says how."""

@@ -18,9 +18,9 @@ from secateur.state import device_of, evaluating
 from secateur.stream.history import ExpertHistory
 from secateur.stream.routing import Routing, find_routings, routed_pass, routing_only
 from secateur.structure.configs import edits_of
-from secateur.structure.cutting import Plan, apply_plan
 from secateur.structure.fitting import fitting_sizes
 from secateur.structure.mend import Edits
+from secateur.structure.plan import Plan, apply_plan
 from secateur.types import InputError, Keep, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module

@@ -26,11 +26,12 @@ from secateur.stream.history import WalkHistory
 from secateur.stream.slots import PREFIX, CallFrame, Slot, kind_of
 from secateur.stream.steps import BlockStep, CutUnits, Stage
 from secateur.structure import channels
-from secateur.structure.cutting import Plan, cut_with_plan, make_plan
+from secateur.structure.cutting import cut_with_plan
 from secateur.structure.fitting import fitting_sizes, set_config
 from secateur.structure.flow import Flow
 from secateur.structure.held import set_attributes
 from secateur.structure.mend import Edits
+from secateur.structure.plan import Plan, make_plan
 from secateur.types import ExampleInputs, Keep, Sites, VerificationError
 from secateur.untouched import copied
 from secateur.wrappers import check_module

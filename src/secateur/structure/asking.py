@@ -7,7 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -137,6 +139,39 @@ def _gradients_as_property() -> Iterator[None]:
 GRADIENTS_HEARD = Together(_gradients_as_property)
 
 
+@lru_cache(maxsize=4096)
+def _may_ask_unheard(kind: type) -> bool:
+    """Whether a class does something of its own when the mode changes, or its code looks it up in what a module holds.
+
+    >>> class Looks(nn.Module):
+    ...     def forward(self, x):
+    ...         return x if vars(self)["training"] else -x
+    >>> _may_ask_unheard(Looks), _may_ask_unheard(nn.Dropout)
+    (True, False)
+    """
+    if kind.__module__.startswith("torch."):
+        return False
+    written = [cls for cls in kind.__mro__ if not cls.__module__.startswith("torch.")]
+    methods = [value for cls in written for value in vars(cls).values() if isinstance(value, FunctionType)]
+    return getattr(kind, "train", None) is not Module.train or any(map(_looks_mode_up, methods))
+
+
+def _looks_mode_up(function: FunctionType) -> bool:
+    """Whether the code of a function, or of those that it calls by name, has ``"training"`` and what holds it."""
+    codes, visited = [function.__code__], set[CodeType]()
+    while codes:
+        code = codes.pop()
+        if code in visited:
+            continue
+        visited.add(code)
+        if "training" in code.co_consts and not {"vars", "__dict__"}.isdisjoint(code.co_names):
+            return True
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        called = (function.__globals__.get(name) for name in code.co_names)
+        codes += [f.__code__ for f in called if isinstance(f, FunctionType) and f.__module__ == function.__module__]
+    return False
+
+
 class ModeReads:
     """Whether code that is not torch's asks which mode a model is in, and whether gradients are recorded.
 
@@ -147,7 +182,7 @@ class ModeReads:
     """
 
     def __init__(self, model: nn.Module, counts: Callable[[], bool]) -> None:
-        self.asked_mode = any(type(m).train is not Module.train and not is_of_torch(m) for m in model.modules())
+        self.asked_mode = any(_may_ask_unheard(kind) for kind in set(map(type, model.modules())))
         self.asked_gradients = False
         self.counts = counts
 

@@ -26,6 +26,7 @@ __all__ = [
     "joined",
     "trace_both",
     "train_traces",
+    "turned_traces",
     "with_train_mode",
 ]
 
@@ -98,8 +99,24 @@ def train_traces(graph: Graph) -> list[Graph]:
     return [traced.trained for traced in graph.traces if traced.trained is not None]
 
 
+def turned_traces(graph: Graph) -> list[Graph]:
+    """Return the graphs of what runs where an input is set otherwise: of the regions of a graph, or of all of it."""
+    return [turned for traced in graph.traces for _, turned in traced.turned]
+
+
 def joined(graph: Graph) -> Graph:
-    """Return a graph that knows the tensors of both modes by name, and what leaves in either."""
+    """Return a graph that knows the tensors of both modes by name, and what leaves in either.
+
+    What runs where an input is set otherwise ties units alone: what the example does not run stays idle, and what leaves there
+    leaves in another shape.
+    """
+    for turned in turned_traces(graph):
+        graph = replace(
+            graph,
+            tensors={**turned.tensors, **graph.tensors},
+            state={**turned.state, **graph.state},
+            inputs=(*graph.inputs, *turned.inputs),
+        )
     for trained in train_traces(graph):
         graph = replace(
             graph,
@@ -115,7 +132,11 @@ def joined(graph: Graph) -> Graph:
 
 
 def freeze_train_code(
-    ours: Mapping[Node, Any], theirs: Mapping[Node, Any], tensors: Mapping[str, Value], counted: Container[Dimension]
+    ours: Mapping[Node, Any],
+    theirs: Mapping[Node, Any],
+    tensors: Mapping[str, Value],
+    counted: Container[Dimension],
+    what: str = "train mode",
 ) -> None:
     """Freeze units that train mode alone has, as nothing measures them, and those that its own code counts by numbers.
 
@@ -123,11 +144,12 @@ def freeze_train_code(
         ours, theirs: the values of the nodes of eval mode and of train mode.
         tensors: the axes of the model's tensors, by name.
         counted: the dimensions whose size the code has from a module or from a tensor.
+        what: what the second are of, in words.
     """
     read = set(_atoms(ours.get(operand) for node in _calls(ours) for operand in node.all_input_nodes))
     for value in tensors.values():
         for atom in set(_atoms([value])) - read:
-            freeze(atom, "train mode alone runs it")
+            freeze(atom, f"{what} alone runs it")
     calls, lines = {_call(node) for node in _calls(ours)}, {where(node) for node in _calls(ours)}
     for node in _calls(theirs):
         if op_name(node) in TAKING and _call(node) not in calls:
@@ -139,7 +161,7 @@ def freeze_train_code(
             continue
         for axis in axes:
             if not is_fixed(axis):
-                freeze(axis, f"train mode counts its units at {where(node)}")
+                freeze(axis, f"{what} counts its units at {where(node)}")
 
 
 TAKING = {*("slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unbind")}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,7 +16,7 @@ from secateur.checks import check_name, check_number
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating
 from secateur.structure.accepted import require_inputs
-from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.axes import Atom
 from secateur.structure.cases import Cases
 from secateur.structure.circumstances import circumstances
 from secateur.structure.configs import config_edits
@@ -26,40 +26,28 @@ from secateur.structure.graph_parts import GraphPart
 from secateur.structure.guesses import proposals
 from secateur.structure.held import held, set_attributes
 from secateur.structure.infer import Structure
-from secateur.structure.mend import Edits, edits
+from secateur.structure.mend import Edits
 from secateur.structure.modes import train_mode
 from secateur.structure.optimizer import carry_over, check_optimizer
 from secateur.structure.parting import with_place
+from secateur.structure.plan import Plan, apply_plan, make_plan
 from secateur.structure.reference import Reference
 from secateur.structure.sites import check_keep, check_same_model
 from secateur.structure.skippable import skipping
 from secateur.structure.trace import model_line
 from secateur.structure.tried_shapes import shapes_taken
-from secateur.structure.verify import Verification, agrees_at, verify
+from secateur.structure.verify import Verification, agrees_at, averaging, verify
+from secateur.structure.verify_turned import verify_turned
 from secateur.structure.whole import WholeCases, verify_whole
 from secateur.structure.with_gradients import verify_with_gradients
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
-from secateur.untouched import copied
 
-__all__ = ["TOLERANCE", "CutModel", "Plan", "apply_plan", "cut", "cut_with_plan", "draft", "make_plan"]
+__all__ = ["TOLERANCE", "CutModel", "cut", "cut_with_plan", "draft"]
 
 TOLERANCE = 1e-4
 
 Form = Literal["auto", "module", "graph"]
 FORMS = ("auto", "module", "graph")
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What a cut does, as plain data.
-
-    Attributes:
-        rows: for each tensor that shrinks, the indices to keep along each dimension that shrinks.
-        attributes: the module attributes that change, with their new values.
-    """
-
-    rows: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
-    attributes: Edits = field(default_factory=dict)
 
 
 @usual
@@ -78,8 +66,9 @@ def cut(
     ``requires_grad`` and shared parameters are as they were. Before it is returned, its outputs are compared with those
     of the masked model: in float64 on weights and inputs drawn anew, to 1e-9 of the greatest output, at the example's
     shapes and at others where the model runs there (a large model on one draw alone), and in its own type on the example.
-    So it is in train mode, where that runs other code. What cannot be run there (as without targets) is not: the report of
-    `prune` warns of it.
+    So it is in train mode, where that runs other code. What cannot be run there (as without targets) is not: a warning says so,
+    as the report of `prune` does. Another warns where code decides by an input (a flag, a number, labels that the example leaves
+    out), and the cut model answers otherwise than the masked one with another value of it.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
@@ -113,6 +102,8 @@ def cut(
     if optimizer is not None:
         check_optimizer(optimizer, model)
     verified_cut = cut_with_plan(model, sites, keep, form=form, tolerance=tolerance)
+    for text in verified_cut.verification.warnings:
+        warnings.warn(f"cut: {text}", stacklevel=3)  # who calls, above what `usual` adds
     if optimizer is not None:
         carry_over(optimizer, model, verified_cut.model, verified_cut.plan.rows)
     return verified_cut.model
@@ -171,7 +162,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
         CutError, VerificationError: where the module form does not run, `cut` is asked, and may refuse.
     """
     if not isinstance(sites.structure, Structure):
-        return cut(model, sites, keep)
+        return cut_with_plan(model, sites, keep).model
     structure, checked = sites.structure, check_keep(sites, keep)
     gone = structure.gone(checked)
     plan = make_plan(model, structure, gone)
@@ -181,7 +172,7 @@ def draft(model: nn.Module, sites: Sites, keep: Keep) -> nn.Module:
         if _runs(small, structure):
             return small
         set_attributes(small, _originals(model, attributes))
-    return cut(model, sites, keep)
+    return cut_with_plan(model, sites, keep).model
 
 
 def _runs(model: nn.Module, structure: Structure) -> bool:
@@ -209,6 +200,7 @@ def _graph_form(
             shapes = shapes_taken(cases, traced.graph.free, partial(agrees_at, cases, graph, plan.rows))
             asked = circumstances(reference.model, reference.inputs, structure.graph.asks_gradients)
             require_inputs(graph, shapes, traced.graph.free, asked)
+            verification = replace(verification, otherwise=averaging(traced, gone))
             return CutModel(graph, plan, verification)
         except VerificationError:
             if not free:
@@ -231,9 +223,18 @@ def _verified(
         verification = verify(cases, small, plan.rows, gone, tolerance)
         references = [cases.reference]
     structure = cases.reference.structure
-    if structure is None or not structure.graph.asks_gradients:
+    if structure is None:
         return verification
+    verification = replace(verification, otherwise=averaging(structure, gone))
+    if not (structure.graph.asks_gradients or structure.graph.turns):
+        return verification
+    if structure.turned is not None:
+        references.append(cases.reference.with_structure(structure.turned))
     statistics = any(reference.statistics is not None for reference in references)
+    turned = verify_turned(cases.reference, small, plan.rows, tolerance, statistics)
+    verification = replace(verification, otherwise=(*verification.otherwise, *turned))
+    if not structure.graph.asks_gradients:
+        return verification
     skipped = verify_with_gradients(cases.reference, small, tolerance, statistics)
     return replace(verification, skipped=(*verification.skipped, *skipped))
 
@@ -315,66 +316,6 @@ def _structure(sites: Sites) -> Structure:
     if not isinstance(structure, Structure):
         raise InputError("cut: these sites are single weights, which leave the shapes as they are; use channels(...)")
     return structure
-
-
-def make_plan(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> Plan:
-    """Return what must be sliced and mended so that the units that the keep vectors of `gone` mark False are gone."""
-    rows: dict[str, dict[int, Tensor]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, value in {**structure.tensors, **structure.derived}.items():
-        keep_vectors = {dim: keep_vector(axis, gone) for dim, axis in enumerate(value.axes)}
-        masks_by_dim = {dim: k for dim, k in keep_vectors.items() if not bool(k.all())}
-        if masks_by_dim:
-            rows[name] = {dim: k.nonzero().flatten() for dim, k in masks_by_dim.items()}
-            shapes[name] = tuple(
-                int(masks_by_dim[d].sum()) if d in masks_by_dim else s for d, s in enumerate(value.shape)
-            )
-    # What a property computes has no rows of its own.
-    rows = {name: dims for name, dims in rows.items() if name not in structure.derived or _is_held(model, name)}
-    return Plan(rows, edits(model, structure.joint, gone, shapes))
-
-
-def _is_held(model: nn.Module, name: str) -> bool:
-    path, _, attribute = name.rpartition(".")
-    return attribute in vars(model.get_submodule(path))
-
-
-def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
-    """Return a copy of `model` with the plan's tensors sliced and attributes set."""
-    # A tensor that shrinks is put into the memo, so that the copy takes the small one and never copies the large one.
-    memo: dict[int, Any] = {}
-    for name, rows in plan.rows.items():
-        old = _find_tensor(model, name)
-        memo[id(old)] = _sliced(old, rows)
-    result = copied(model, memo)
-    set_attributes(result, plan.attributes)
-    return result
-
-
-def _find_tensor(model: nn.Module, name: str) -> Tensor:
-    path, _, attribute = name.rpartition(".")
-    tensor = getattr(model.get_submodule(path), attribute)
-    assert isinstance(tensor, Tensor)
-    return tensor
-
-
-def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
-    data = tensor.detach()
-    for dim, index in rows.items():
-        data = data.index_select(dim, index.to(data.device))
-    # Selecting lays rows out in the order of the dimensions; convolutions are quicker on the order that the model has.
-    data = data.contiguous(memory_format=_order_of(tensor))
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(data, requires_grad=tensor.requires_grad)
-    return data.requires_grad_(tensor.requires_grad)
-
-
-def _order_of(tensor: Tensor) -> torch.memory_format:
-    """The order of a tensor's dimensions in memory: channels last where they are so and not otherwise."""
-    for dims, order in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if tensor.ndim == dims and tensor.is_contiguous(memory_format=order) and not tensor.is_contiguous():
-            return order
-    return torch.contiguous_format
 
 
 def _forget(entered: list[str]) -> None:

@@ -26,6 +26,7 @@ from secateur.structure.nodes import innermost, named_arguments, set_arguments
 from secateur.structure.rules import op_name
 from secateur.structure.signature import called_like
 from secateur.structure.trace import Graph, exported_like, trace
+from secateur.structure.turned import turned_alike
 from secateur.types import CutError
 
 __all__ = ["graph_form", "graph_structure"]
@@ -103,7 +104,7 @@ def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     traced = traced or trace(model, args or kwargs, quick=False, free=free, **ways)
     if graph.trained is not None:
         traced = with_train_mode(model, traced, quick=False, **exported_like(graph.trained))
-    return infer(traced)
+    return infer(turned_alike(model, traced, graph))
 
 
 def _traced_twice(

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, product, unify
-from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, train_traces
+from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, train_traces, turned_traces
 from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
@@ -55,6 +55,7 @@ class Structure:
         units: the atom behind each site.
         frozen: what cannot be cut, with the reason.
         trained: the same of train mode, where that runs other code: its graph and values, of the same axes.
+        turned: the values and ties of what runs where an input is set otherwise; None where nothing was traced there.
     """
 
     graph: Graph
@@ -66,18 +67,18 @@ class Structure:
     frozen: Mapping[str, str]
     derived: Mapping[str, Value] = field(default_factory=dict)
     trained: Structure | None = None
+    turned: Structure | None = None
 
     @property
     def joint(self) -> Structure:
-        """The structure with the ops of both modes, for what a cut must mend wherever it stands."""
-        if self.trained is None:
-            return self
+        """The structure with the ops of both modes, and of inputs set otherwise, for what a cut must mend wherever it stands."""
+        every = [self, *filter(None, (self.trained, self.turned))]
         ties = replace(
             self.ties,
-            statistics={**self.ties.statistics, **self.trained.ties.statistics},
-            groups={**self.ties.groups, **self.trained.ties.groups},
+            statistics={node: axes for each in every for node, axes in each.ties.statistics.items()},
+            groups={node: axis for each in every for node, axis in each.ties.groups.items()},
         )
-        return replace(self, values={**self.values, **self.trained.values}, ties=ties)
+        return replace(self, values={node: v for each in every for node, v in each.values.items()}, ties=ties)
 
     def within(self, graph: Graph) -> Structure:
         """Return what of this a graph holds that is a part of it, such as a region."""
@@ -127,19 +128,24 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     else:
         solver.run(graph.graph, {}, OUTPUT)
     values = dict(solver.values)
+    for traced in turned_traces(graph):
+        solver.run(traced.graph, {}, None, training=traced.training)
+    turned = {node: value for node, value in solver.values.items() if node not in values}
+    solver.training = False
     for traced in train_traces(graph):
         solver.run(traced.graph, {}, f"{OUTPUT} in train mode", training=True)
     solver.freeze_what_leaves(values)
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
-    in_training = {node: value for node, value in solver.values.items() if node not in values}
-    if in_training:
-        freeze_train_code(values, in_training, solver.tensors, solver.ties.counted)
+    in_training = {node: value for node, value in solver.values.items() if node not in values and node not in turned}
+    for what, theirs in (("train mode", in_training), ("an input that is set otherwise than on the example", turned)):
+        if theirs:
+            freeze_train_code(values, theirs, solver.tensors, solver.ties.counted, what)
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
-    for traced in [*graph.traces, *train_traces(graph)]:
+    for traced in [*graph.traces, *train_traces(graph), *turned_traces(graph)]:
         if traced.uses is not None:
-            seen = in_training if traced.training else values
+            seen = turned if traced in turned_traces(graph) else in_training if traced.training else values
             if tied:
                 (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, seen)
             if as_module:
@@ -153,13 +159,12 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     derived = {
         name: value for name, node in both.derived.items() if isinstance(value := solver.values.get(node), Value)
     }
-    structure = Structure(graph, tensors, solver.values, solver.ties, sites, units, frozen, derived)
-    if not in_training:
-        return structure
-    in_train_mode = replace(
-        structure, values=in_training, ties=_of(solver.ties, in_training), graph=graph.trained or graph
-    )
-    return replace(structure, values=values, ties=_of(solver.ties, values), trained=in_train_mode)
+    structure = Structure(graph, tensors, values, _of(solver.ties, values), sites, units, frozen, derived)
+
+    def of(nodes: Mapping[Node, Any], other: Graph) -> Structure | None:
+        return replace(structure, values=nodes, ties=_of(solver.ties, nodes), graph=other) if nodes else None
+
+    return replace(structure, trained=of(in_training, graph.trained or graph), turned=of(turned, both))
 
 
 def _of(ties: Ties, values: Mapping[Node, Any]) -> Ties:
@@ -173,7 +178,7 @@ class _Solver:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        nodes = [node for traced in (graph, *train_traces(graph)) for node in traced.nodes]
+        nodes = [node for traced in _every(graph) for node in traced.nodes]
         self.fed = dependent(graph.inputs)
         self.ties = Ties(counted=_counted(graph), batchless=frozenset(nodes) - self.fed)
         self.values: dict[Node, Any] = {}
@@ -182,16 +187,16 @@ class _Solver:
         self._shared: dict[int, Value] = {}
 
     def run(
-        self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str = "", *, training: bool = False
+        self, graph: fx.Graph, placeholder_values: dict[Node, Any], leaving: str | None = "", *, training: bool = False
     ) -> Any:
-        """Visit every node of `graph`, and freeze what it returns, with the reason.
+        """Visit every node of `graph`, and freeze what it returns, with the reason where there is one.
 
         `placeholder_values` are those of an inlined graph, by placeholder, whose outputs are not frozen.
         """
         self.training |= training
         for node in graph.nodes:
             if node.op == "output":
-                if not placeholder_values:
+                if not placeholder_values and leaving is not None:
                     for returned in node.all_input_nodes:
                         self._freeze_returned(returned, leaving)
                 return fx.map_arg(node.args[0], self.values.get)
@@ -346,13 +351,17 @@ class _Solver:
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
 
 
+def _every(graph: Graph) -> list[Graph]:
+    return [graph, *train_traces(graph), *turned_traces(graph)]
+
+
 def _atoms_of(result: Any) -> set[Atom]:
     return {atom for leaf in leaves_of(result) for axis in leaf.axes for atom in atoms(axis)}
 
 
 def _counted(graph: Graph) -> frozenset[Dimension]:
     """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
-    uses = reduce(both_uses, (traced.uses for traced in (graph, *train_traces(graph)) if traced.uses), Uses())
+    uses = reduce(both_uses, (traced.uses for traced in _every(graph) if traced.uses), Uses())
     dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, first in uses.first_names.items():

@@ -18,9 +18,9 @@ from torch.fx import Node
 
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.cutting import apply_plan, make_plan
 from secateur.structure.infer import Structure
 from secateur.structure.nodes import module_paths
+from secateur.structure.plan import apply_plan, make_plan
 from secateur.structure.rules import Value, op_name
 from secateur.structure.verify import select_rows
 from secateur.types import Keep, Sites
@@ -42,7 +42,7 @@ def keep_statistics(masked: nn.Module, sites: Sites, keep: Keep) -> bool:
     assert isinstance(structure, Structure)
     gone = structure.gone(keep)
     modules: dict[str, set[tuple[int, tuple[bool, ...]] | None]] = {}
-    for half in filter(None, (structure, structure.trained)):
+    for half in filter(None, (structure, structure.trained, structure.turned)):
         statistics = half.ties.statistics.items()
         nodes = [n for n, axes in statistics if any(not bool(keep_vector(a, gone).all()) for a in axes)]
         for call in dict.fromkeys(map(_call, nodes)):

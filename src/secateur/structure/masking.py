@@ -38,7 +38,8 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
     takes its statistics over channels, and zeros among them would change those of the others: where any is cut, the
     copy takes them over the kept ones, in eval mode and in train mode. Modules that norm one tensor do so by a hook. Where
     other code takes statistics, the copy interprets its graph, and is traced once more on inputs of each shape; train mode is
-    then refused where it is more than flags of layers, such as a branch on the mode.
+    then refused where it is more than flags of layers, such as a branch on the mode. A batch norm that in train mode averages over units of which some are cut sees
+    their zeros there: `cut` warns of it.
 
     Args:
         model: the model that `sites` were found in; it is left as it is.
@@ -66,8 +67,9 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
 def _takes_statistics(reference: Reference) -> bool:
     structure = reference.structure
     if structure is None or not structure.graph.regions:
-        trained = Cases(reference).trained
-        return reference.statistics is not None or (trained is not None and trained.reference.statistics is not None)
+        other = [half for half in (structure.trained, structure.turned) if half is not None] if structure else []
+        references = (reference, *map(reference.with_structure, other))
+        return any(each.statistics is not None for each in references)
     return any(part.reference.statistics is not None for _, part in WholeCases(reference).parts)
 
 

@@ -26,6 +26,7 @@ from secateur.structure.sites import write_zeros, zeros
 from secateur.structure.stand_in import DOUBLE, run_substituted
 from secateur.structure.trace import AsBefore, exported_like, trace
 from secateur.structure.train_code import in_mode
+from secateur.structure.turned import turned_alike
 from secateur.types import Keep, Site, Sites, TraceError, VerificationError
 
 __all__ = ["Reference", "Statistics"]
@@ -103,6 +104,7 @@ class Reference:
         shapes = called_with((args, kwargs))
         if shapes not in self._elsewhere:
             traced = (trace_both if both else trace)(self.model, args or kwargs, quick=False, **as_before)
+            traced = traced if graph is None else turned_alike(self.model, traced, graph)
             self._elsewhere[shapes] = infer(traced)
         structure = self._elsewhere[shapes]
         if not self.training:

@@ -15,15 +15,18 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from secateur.randomness import private_draws
 from secateur.state import called, evaluating, first_names, fresh, own_tensors, split_inputs
 from secateur.structure.asking import ModeReads, mode_reads
 from secateur.structure.borders import ASIDE, Borders, called_with, find_borders, function_name
-from secateur.structure.both_modes import trace_both, train_traces
+from secateur.structure.both_modes import trace_both, train_traces, turned_traces
 from secateur.structure.carriers import Uses, both_uses
+from secateur.structure.entries import PLAIN
 from secateur.structure.infer import infer
 from secateur.structure.trace import Graph, Region, first_line
+from secateur.structure.turned import with_turned
 from secateur.structure.watch import watch
 from secateur.trees import tensors_within
 from secateur.types import ExampleInputs, InputError, TraceError
@@ -141,7 +144,9 @@ def _traced(model: nn.Module, path: str, calls: Iterable[Inputs]) -> list[Region
                 graph = trace_both(alone, call, quick=False)  # statistics are verified on an exported program
         except (TraceError, InputError):
             return []
-        for node in (n for traced in (graph, *train_traces(graph)) for n in traced.nodes):
+        if graph.decided or any(isinstance(leaf, PLAIN) for leaf in pytree.tree_leaves(call)):
+            graph = with_turned(alone, infer(graph)).graph
+        for node in (n for traced in (graph, *train_traces(graph), *turned_traces(graph)) for n in traced.nodes):
             stack = node.meta.get("nn_module_stack") or {}
             node.meta["nn_module_stack"] = {
                 key: entry for key, entry in stack.items() if f"{entry[0]}.".startswith(f"{path}.")
@@ -158,7 +163,7 @@ def _joined(model: nn.Module, regions: tuple[Region, ...], inputs: Inputs, whole
     model_tensors, first = own_tensors(model), first_names(model)
     tensors = {}
     for region in regions:
-        for traced in (region.graph, *train_traces(region.graph)):
+        for traced in (region.graph, *train_traces(region.graph), *turned_traces(region.graph)):
             for node, name in traced.tensors.items():
                 tensors[node] = first.get(id(traced.state[name]), name)
     outside, ran, reads = _used_outside(model, {region.path for region in regions}, inputs)

@@ -13,6 +13,7 @@ from secateur.state import check_finite, check_ordinary, own_tensors, tensors
 from secateur.structure.both_modes import trace_both
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
+from secateur.structure.turned import with_turned
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
 from secateur.untouched import copied
 from secateur.wrappers import check_module, check_readable
@@ -99,14 +100,16 @@ def _traced(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
     try:
         graph = trace_both(model, example_inputs)
     except TraceError as error:
-        return infer(trace_regions(model, example_inputs, error))
-    structure = infer(graph)
-    for half in (structure, structure.trained):
-        if half is not None and half.graph.program is None and half.ties.statistics:
-            return infer(
+        structure = infer(trace_regions(model, example_inputs, error))
+    else:
+        structure = infer(graph)
+        if any(
+            half.graph.program is None and half.ties.statistics for half in filter(None, (structure, structure.trained))
+        ):
+            structure = infer(
                 trace_both(model, example_inputs, quick=False)
-            )  # statistics are verified on an exported program
-    return structure
+            )  # they are verified on an exported program
+    return with_turned(model, structure)
 
 
 def _without(table: Mapping[str, Site], ignore: object, site_names: Iterable[str]) -> tuple[dict[str, Site], list[str]]:

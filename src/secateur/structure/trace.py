@@ -24,6 +24,7 @@ from secateur.structure.outputs import Stored, dependent, idle_parts, unread
 from secateur.structure.ragged import is_ragged, sized_by_example
 from secateur.structure.record import record
 from secateur.structure.train_code import CallLog, in_mode, logged_pass, trained
+from secateur.structure.turns import Turn
 from secateur.structure.watch import watch
 from secateur.trees import TreeDef
 from secateur.types import ExampleInputs, TraceError
@@ -67,6 +68,8 @@ class Graph:
         calls: the ops that ran, where code that is not torch's asks for the mode; else None.
         trained: the graph of train mode, where that runs other code than this one, of eval mode.
         untrained: why there is none although train mode may run other code; else "".
+        turns: the inputs that decide, each set otherwise (`turns`), and whether that is in train mode.
+        turned: graphs of what runs where one is, with that one, which tie units too (`turned`).
     """
 
     graph: fx.Graph
@@ -97,6 +100,8 @@ class Graph:
     calls: CallLog | None = None
     trained: Graph | None = None
     untrained: str = ""
+    turns: tuple[tuple[Turn, bool], ...] = ()
+    turned: tuple[tuple[Turn, Graph], ...] = ()
 
     @property
     def traces(self) -> list[Graph]:

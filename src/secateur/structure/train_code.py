@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
@@ -137,7 +138,8 @@ SETTLED_ARGUMENTS = {
 
 
 class CallLog:
-    """The ops of a forward pass, each with what makes it another one than the next: parameters, shapes, positions.
+    """The ops of a forward pass, each with what makes it another one than the next: parameters, shapes, positions, and the ops
+    that gave what it takes.
 
     What is made or drawn for whole samples, and what scales a tensor by that or by a number, ties nothing and is left out.
 
@@ -148,12 +150,25 @@ class CallLog:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.by_sample: dict[int, Tensor] = {}  # an id is a tensor's own only while it lives
+        self.given_by = WeakTensorKeyDictionary()
 
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Note one op."""
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         if not (isinstance(result, Tensor) and self._ties_nothing(name, args, result)):
-            self.calls.append((name, _told(args), _told(list(kwargs.values())), _told(result)))
+            told = self._told(args), self._told(list(kwargs.values()))
+            for place, tensor in enumerate(tensors_within(result)):
+                self.given_by[tensor] = len(self.calls), place
+            self.calls.append((name, *told, self._told(result)))
+
+    def _told(self, argument: Any) -> Any:
+        if isinstance(argument, nn.Parameter):
+            return id(argument)
+        if isinstance(argument, Tensor):
+            return tuple(argument.shape), self.given_by.get(argument)  # type: ignore[no-untyped-call]
+        if isinstance(argument, (list, tuple)):
+            return [self._told(inner) for inner in argument]
+        return argument if type(argument) in (int, str) else None
 
     def _ties_nothing(self, name: str, args: Any, result: Tensor) -> bool:
         if result.is_meta and name == "empty":  # a shape that the recorder notes
@@ -161,7 +176,10 @@ class CallLog:
         operands = [x for x in args if isinstance(x, Tensor)] if name in SCALING else []
         whole = [x for x in operands if id(x) not in self.by_sample]
         if whole:
-            return len(whole) == 1 and whole[0].shape == result.shape
+            ties_nothing = len(whole) == 1 and whole[0].shape == result.shape
+            if ties_nothing and whole[0] in self.given_by:
+                self.given_by[result] = self.given_by[whole[0]]
+            return ties_nothing
         by_sample = result.shape[1:].numel() == 1 and (bool(operands) or name in MAKING)
         if by_sample:
             self.by_sample[id(result)] = result
@@ -173,16 +191,6 @@ MAKING |= {*("rand", "randn", "rand_like", "randn_like", "bernoulli", "uniform",
 SCALING = {
     *("mul", "div", "add", "sub", "rsub", "floor", "lt", "gt", "le", "ge", "_to_copy", "clone", "detach", "alias")
 }
-
-
-def _told(argument: Any) -> Any:
-    if isinstance(argument, nn.Parameter):
-        return id(argument)
-    if isinstance(argument, Tensor):
-        return tuple(argument.shape)
-    if isinstance(argument, (list, tuple)):
-        return [_told(inner) for inner in argument]
-    return argument if type(argument) in (int, str) else None
 
 
 @contextmanager

@@ -40,6 +40,7 @@ __all__ = [
     "Verification",
     "agrees_at",
     "allowed_on",
+    "averaging",
     "check_sizes",
     "check_tensors",
     "verify",
@@ -61,12 +62,15 @@ class Verification:
         double: the greatest one in float64, over all draws of parameters and inputs; None where nothing could be drawn.
         draws: for each draw the shapes of its inputs.
         skipped: what was not run, with the reason.
+        otherwise: where it answers otherwise than the masked model: where an input that decides is not as on the example, and
+            where batch norms average over what was cut.
     """
 
     example: float
     double: float | None = None
     draws: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    otherwise: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         example = f"{self.example:.1e} on the example"
@@ -74,6 +78,34 @@ class Verification:
             return f"differs from the masked model by {example}"
         draws = f"{len(self.draws)} draw{'s' if len(self.draws) > 1 else ''} ({'; '.join(dict.fromkeys(self.draws))})"
         return f"differs from the masked model by {self.double:.1e} in float64 on {draws}, {example}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know: what was not run of train mode and with gradients, and where the two models part.
+
+        >>> Verification(0.0, skipped=("train mode: it needs targets",)).warnings
+        ('train mode was not verified on weights drawn anew: it needs targets; try a step of training first',)
+        """
+        parted = [why.partition("train mode: ") for why in self.skipped if "train mode: " in why]
+        in_training = [f"{place}train mode was not verified on weights drawn anew: {why}" for place, _, why in parted]
+        with_gradients = [f"not verified {why}" for why in self.skipped if "with gradients on" in why]
+        not_run = (f"{text}; try a step of training first" for text in (*in_training, *with_gradients))
+        return (*not_run, *self.otherwise)
+
+
+def averaging(structure: Structure, gone: Mapping[Atom, Tensor]) -> tuple[str, ...]:
+    """Return in words which batch norms average over what was cut in train mode.
+
+    As of other statistics, theirs are of what stays; a masked copy, which knows eval mode's averages, sees zeros there.
+    """
+    nodes = (
+        n for n, axes in structure.ties.averaged.items() if not all(bool(keep_vector(a, gone).all()) for a in axes)
+    )
+    return tuple(
+        f"in train mode {place} averages over units of which some were cut: over those that stay, where sc.mask's copy takes "
+        "their zeros, too; leave the sites out with ignore= to train either alike"
+        for place in dict.fromkeys(map(where, nodes))
+    )
 
 
 def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor], tolerance: float) -> Verification:

@@ -148,6 +148,8 @@ def batch_norm(call: Call) -> Value | list[Value]:
     by_batch = by_sample or bool(call["training"])
     if by_batch:
         call.statistic(*x.axes[2:], *([] if by_sample else x.axes[:1]))
+    elif not all(map(is_fixed, averaged := (*x.axes[:1], *x.axes[2:]))):
+        call.ties.averaged[call.node] = averaged
     # What a statistic is taken over without the removed units is zero at those.
     others = x.axes[:1] if by_sample else () if by_batch else (*x.axes[:1], *x.axes[2:])
     shifts_nothing = (bias is None and by_batch) or (bias is not None and bias.zero)

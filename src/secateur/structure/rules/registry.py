@@ -45,6 +45,7 @@ class Ties:
         roles: for a parameter's dimension, whether ops used it to produce ("out") or to consume ("in") units.
         statistics: nodes that take statistics over axes that may be cut, or sum what masking does not make zero, so that they
             see fewer channels afterwards.
+        averaged: batch norms that in train mode average over axes that may be cut, and know their averages in eval mode.
         groups: nodes with a number of groups, and the axis whose size that number is.
         unmasked: parameters' dimensions that masking leaves as they are, as another tensor makes their units zero.
         units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
@@ -55,6 +56,7 @@ class Ties:
 
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     statistics: dict[Node, tuple[Axis, ...]] = field(default_factory=dict)
+    averaged: dict[Node, tuple[Axis, ...]] = field(default_factory=dict)
     groups: dict[Node, Axis] = field(default_factory=dict)
     units: list[tuple[Axis, str]] = field(default_factory=list)
     unmasked: set[tuple[str, int]] = field(default_factory=set)

@@ -1,0 +1,135 @@
+"""Masked ≡ cut where an input that the code may decide by is set otherwise than on the example: what differs there is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from secateur.randomness import private_draws
+from secateur.state import evaluating, fresh
+from secateur.structure.cases import Case
+from secateur.structure.difference import compared_tensors, difference, is_usable
+from secateur.structure.draws import Draw
+from secateur.structure.frames import EXAMPLE, Inputs
+from secateur.structure.masking import mask
+from secateur.structure.reference import Reference
+from secateur.structure.trace import first_line
+from secateur.structure.train_code import in_mode
+from secateur.structure.turns import LEFT_OUT, Turn
+from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, allowed_on
+from secateur.switches import unfused_attention
+from secateur.trees import changed
+from secateur.untouched import writes_undone
+
+__all__ = ["verify_turned"]
+
+
+def verify_turned(
+    reference: Reference, cut: nn.Module, rows: Rows, tolerance: float, statistics: bool
+) -> tuple[str, ...]:
+    """Return in words where a cut module answers otherwise than the masked model as an input is set otherwise.
+
+    Tensors that a cut makes smaller, as features that are returned on demand, are seen to be, and are not compared.
+
+    Args:
+        reference: the masked model.
+        cut: the cut module; it is left as it is.
+        rows: what it keeps of each tensor.
+        tolerance: the greatest relative difference in the model's own type.
+        statistics: whether the masked model takes statistics over what is cut, so that it does not run by itself on draws.
+    """
+    structure = reference.structure
+    if structure is None or not structure.graph.turns:
+        return ()
+    compared, texts = _Compared(reference, cut, rows, tolerance, statistics), dict[Turn, str]()
+    for turn, training in structure.graph.turns:
+        why = compared.differs(turn, training)
+        if why:
+            texts.setdefault(turn, f"{'in train mode ' if training else ''}{why}")
+    return tuple(f"with {turn} {why}: {_remedy(turn)}" for turn, why in texts.items())
+
+
+def _remedy(turn: Turn) -> str:
+    on_example = f"{turn.name} left out" if turn.given == LEFT_OUT else f"{turn.name}={turn.given}"
+    return f"it was cut for {on_example}; call it so, or leave the sites out with ignore="
+
+
+@dataclass(eq=False)
+class _Compared:
+    """The masked model beside the cut one, on inputs of which one is set otherwise."""
+
+    reference: Reference
+    cut: nn.Module
+    rows: Rows
+    tolerance: float
+    statistics: bool
+
+    def differs(self, turn: Turn, training: bool) -> str:
+        """Why the two part, in words; empty where they do not."""
+        inputs = turn.change(self.reference.inputs)
+        if not self.statistics:
+            with suppress(_CannotRunError):  # an op has no float64
+                return self._on_draws(inputs, training)
+        try:
+            return self._in_own_type(inputs, training)
+        except _CannotRunError as error:
+            # What was made up may mean nothing.
+            return "" if turn.enough == 1 else f"the cut model was not verified ({first_line(error)})"
+
+    def _on_draws(self, inputs: Inputs, training: bool) -> str:
+        reference = self._in_training if training else self.reference
+        draw = Draw(reference.tensors, reference.drawn_buffers)
+        args, kwargs = changed(inputs, lambda x: x.double() if x.is_floating_point() else x)
+        expected = _expected(lambda: reference.outputs(draw, (args, kwargs)))
+        case = Case(EXAMPLE, draw, (args, kwargs), expected)
+        return _parting(expected, lambda: Sliced(reference, self.cut, self.rows).run(case), IN_DOUBLE)
+
+    def _in_own_type(self, inputs: Inputs, training: bool) -> str:
+        expected = _expected(lambda: _answers(self._masked, inputs, training))
+        allowed = allowed_on(expected, self.tolerance)
+        return _parting(expected, lambda: _answers(self.cut, inputs, training), allowed)
+
+    @cached_property
+    def _in_training(self) -> Reference:
+        structure = self.reference.structure
+        assert structure is not None
+        return self.reference.with_structure(replace(structure, graph=replace(structure.graph, training=True)))
+
+    @cached_property
+    def _masked(self) -> nn.Module:
+        return mask(self.reference.model, self.reference.sites, self.reference.keep)
+
+
+class _CannotRunError(Exception):
+    """The masked model does not run, so that nothing can be compared."""
+
+
+def _expected(run: Callable[[], Any]) -> Any:
+    try:
+        expected = run()
+    except Exception as error:
+        raise _CannotRunError(first_line(error)) from error
+    if not is_usable(expected):
+        raise _CannotRunError("the masked model answers NaN")
+    return expected
+
+
+def _answers(module: nn.Module, inputs: Inputs, training: bool) -> Any:
+    args, kwargs = fresh(*inputs)
+    with evaluating(module), private_draws(), in_mode(module, training), writes_undone(module), unfused_attention():
+        return module(*args, **kwargs)
+
+
+def _parting(expected: Any, run: Callable[[], Any], allowed: float) -> str:
+    try:
+        pairs = list(zip(compared_tensors(expected), compared_tensors(run()), strict=False))
+    except Exception as error:  # noqa: BLE001  (code may raise anything on sizes it was not made for)
+        return f"the cut model cannot run ({first_line(error)})"
+    same = [(mine, other) for mine, other in pairs if mine.shape == other.shape]
+    deviation = difference([mine for mine, _ in same], [other for _, other in same])
+    return "" if deviation <= allowed else f"the cut model differs from the masked one by {deviation:.1e}"
