@@ -101,7 +101,10 @@ def export(
 
 def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) -> list[nn.Module]:
     """The modules that ran and hold parameters that were touched, and of which the graph makes no use."""
-    names, tensors = exported.program.graph_signature.inputs_to_parameters, own_tensors(model)  # made anew when asked for
+    names, tensors = (
+        exported.program.graph_signature.inputs_to_parameters,
+        own_tensors(model),
+    )  # made anew when asked for
     used = {
         id(tensors.get(names[node.name])) for node in exported.program.graph.nodes if node.name in names and node.users
     }
