@@ -101,11 +101,12 @@ def export(
 
 def _silent(model: nn.Module, exported: Export, touched: Container[int] | None) -> list[nn.Module]:
     """The modules that ran and hold parameters that were touched, and of which the graph makes no use."""
-    signature, tensors = exported.program.graph_signature, own_tensors(model)
+    names, tensors = (
+        exported.program.graph_signature.inputs_to_parameters,
+        own_tensors(model),
+    )  # made anew when asked for
     used = {
-        id(tensors.get(signature.inputs_to_parameters[node.name]))
-        for node in exported.program.graph.nodes
-        if node.name in signature.inputs_to_parameters and node.users
+        id(tensors.get(names[node.name])) for node in exported.program.graph.nodes if node.name in names and node.users
     }
     dropped = {id(p) for p in model.parameters() if id(p) not in used and (touched is None or id(p) in touched)}
     ran = [module for module in model.modules() if id(module) in exported.ran]

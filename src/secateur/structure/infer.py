@@ -233,10 +233,10 @@ class _Solver:
     def freeze_what_nothing_reads(self) -> None:
         """Freeze the parts of parameters that are cut off and left, such as rows of positions beyond the example's.
 
-        What an op gives on, as a dropout or a norm does before the rows are chosen, it has not read, unless one of its weights has,
-        as in the loop of a recurrent layer.
+        What an op gives on, as a dropout or a norm does before the rows are chosen, it has not read, unless a layer makes the units
+        or takes them up.
         """
-        taken = [(n, d) for (n, d), roles in self.ties.roles.items() if "in" in roles and n in self.tensors]
+        taken = [(n, d) for n, d in self.ties.roles if n in self.tensors]
         read = {atom for name, dim in taken for atom in atoms(self.tensors[name].axes[dim])}
         for node in self.values:
             if node.op == "call_function" and op_name(node) not in DIVIDING:
