@@ -131,7 +131,7 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     solver.freeze_what_nothing_makes()
     in_training = {node: value for node, value in solver.values.items() if node not in values}
     if in_training:
-        freeze_train_code(values, in_training, solver.tensors, solver.ties.counted)
+        freeze_train_code(values, in_training, solver.tensors, solver.ties.counted, _written(graph))
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [*graph.traces, *train_traces(graph)]:
@@ -341,7 +341,16 @@ class _Solver:
 def _counted(graph: Graph) -> frozenset[Dimension]:
     """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
     uses = reduce(both_uses, (traced.uses for traced in (graph, *train_traces(graph)) if traced.uses), Uses())
-    dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
+    return _by_every_name(uses, {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims})
+
+
+def _written(graph: Graph) -> frozenset[Dimension]:
+    """The dimensions whose size is a number in code that train mode alone runs."""
+    uses = [traced.uses for traced in train_traces(graph) if traced.uses]
+    return frozenset().union(*(_by_every_name(u, u.written) for u in uses))
+
+
+def _by_every_name(uses: Uses, dimensions: Iterable[Dimension]) -> frozenset[Dimension]:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, first in uses.first_names.items():
         names[first].append(name)

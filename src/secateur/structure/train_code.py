@@ -153,7 +153,11 @@ class CallLog:
         operands = [x for x in args if isinstance(x, Tensor)] if name in SCALING else []
         whole = [x for x in operands if id(x) not in self.by_sample]
         if whole:
-            return len(whole) == 1 and whole[0].shape == result.shape
+            scales = [x for x in operands if id(x) in self.by_sample]
+            # One of fewer dimensions lines up with the last axes, and one of a weight with its units.
+            of_samples = not isinstance(whole[0], nn.Parameter) and all(x.dim() == result.dim() for x in scales)
+            scalar = all(x.numel() == 1 for x in scales)
+            return len(whole) == 1 and whole[0].shape == result.shape and (of_samples or scalar)
         by_sample = result.shape[1:].numel() == 1 and (bool(operands) or name in MAKING)
         if by_sample:
             self.by_sample[id(result)] = result
