@@ -97,6 +97,14 @@ def _freeze(axes: list[Axis], because: str) -> None:
             freeze(axis, because)
 
 
+def _takes_size(node: Node, dim: int) -> bool:
+    """Whether an op reshapes to a size that it is given there, rather than to what is left (−1)."""
+    if node.op != "call_function" or op_name(node) not in RESHAPES:
+        return False
+    sizes = node.args[1] if len(node.args) == 2 else None
+    return not isinstance(sizes, (list, tuple)) or sizes[dim] != -1
+
+
 class _Places:
     """The tensors that each module's own code has in its hands, by their shapes: what it computes, and what enters it."""
 
@@ -115,7 +123,7 @@ class _Places:
     def axes(self, dimension: Dimension, reshaped: bool = False) -> Iterator[Axis]:
         """Yield the axes that a dimension may be of; of reshaped tensors alone where that is asked for."""
         for node in self.nodes.get((dimension.path, dimension.shape), ()):
-            if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
+            if not reshaped or _takes_size(node, dimension.dim):
                 yield self.values[node].axes[dimension.dim]
 
     def sized(self, attribute: Attribute) -> Iterator[Axis]:
