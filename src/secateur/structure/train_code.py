@@ -20,7 +20,7 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
 from secateur.structure.asking import ModeReads, is_of_torch, mode_reads, said_in_training
 from secateur.structure.outputs import Holdings
-from secateur.trees import tensors_within
+from secateur.trees import tensors_within, told_shape
 from secateur.untouched import writes_refused
 
 __all__ = ["CallLog", "in_mode", "logged_pass", "runs_other_code", "trained"]
@@ -144,7 +144,8 @@ class CallLog:
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Note one op."""
         name = func._schema.name.removeprefix("aten::").rstrip("_")
-        if not (isinstance(result, Tensor) and self._ties_nothing(name, args, result)):
+        is_plain = isinstance(result, Tensor) and not result.is_nested
+        if not (is_plain and self._ties_nothing(name, args, result)):
             self.calls.append((name, _told(args), _told(list(kwargs.values())), _told(result)))
 
     def _ties_nothing(self, name: str, args: Any, result: Tensor) -> bool:
@@ -175,7 +176,7 @@ def _told(argument: Any) -> Any:
     if isinstance(argument, nn.Parameter):
         return id(argument)
     if isinstance(argument, Tensor):
-        return tuple(argument.shape)
+        return told_shape(argument)
     if isinstance(argument, (list, tuple)):
         return [_told(inner) for inner in argument]
     return argument if type(argument) in (int, str) else None
@@ -214,7 +215,7 @@ def runs_other_code(
         holdings = Holdings(model, (args, kwargs), buffers=False)
         outputs = model(*args, **kwargs)
         places = {place.name for place, _ in holdings.stored()}
-    once = {id(x): tuple(x.shape) for x in tensors_within(outputs)}
+    once = {id(x): told_shape(x) for x in tensors_within(outputs)}
     other_code = (
         log.calls != in_training.calls
         or any(place not in stored for place in places)
