@@ -518,7 +518,7 @@ class DecidingWithGradients(nn.Module):
         z = self.body(x)
         answer = self.last(z.flip(1) if torch.is_grad_enabled() else z)
         del z
-        return None if bool(answer.isnan().any()) else answer
+        return None if float(answer.sum()) > 1e9 else answer
 
 
 def test_gradients_are_asked_for_between_parts() -> None:
