@@ -103,7 +103,8 @@ def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     traced = traced or trace(model, args or kwargs, quick=False, free=free, **ways)
     if graph.trained is not None:
         traced = with_train_mode(model, traced, quick=False, **exported_like(graph.trained))
-    return infer(traced)
+    # What was not seen of a recorded network tied nothing in the sites that are cut.
+    return infer(traced if graph.uses is not None else replace(traced, uses=None))
 
 
 def _traced_twice(

@@ -70,12 +70,14 @@ def _apart(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, 
     """The axes that took a size that none of theirs has, each with the first that it may have been read from."""
     places = _Places(uses, values)
     for origin, dimensions in sorted(uses.copied.items(), key=str):
-        sources = list(places.axes(origin))
+        sources = places.holders(origin)
         for dimension in sorted(dimensions, key=str):
             if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
-                for axis in list(places.axes(dimension, reshaped=True)):
-                    if not any(_is_one(axis, source) for source in sources):
-                        yield origin, axis, sources[0]
+                for node in places.holders(dimension, reshaped=True):
+                    axis = values[node].axes[dimension.dim]
+                    earlier = [values[n].axes[origin.dim] for n in sources if places.is_before(n, node)]
+                    if earlier and not any(_is_one(axis, source) for source in earlier):
+                        yield origin, axis, earlier[0]
 
 
 def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
@@ -97,6 +99,10 @@ def _freeze(axes: list[Axis], because: str) -> None:
             freeze(axis, because)
 
 
+_Held = defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]]
+"""Tensors by the module that has them in its hands, and by their shapes."""
+
+
 def _takes_size(node: Node, dim: int) -> bool:
     """Whether an op reshapes to a size that it is given there, rather than to what is left (−1)."""
     if node.op != "call_function" or op_name(node) not in RESHAPES:
@@ -110,21 +116,40 @@ class _Places:
 
     def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
         self.uses, self.values = uses, values
-        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        self.order = {node: number for number, node in enumerate(values)}
+        self.nodes: _Held = defaultdict(dict)
+        self.passed_on: _Held = defaultdict(dict)
         paths = {node: module_paths(node) or [""] for node in values}
         for node, stack in paths.items():
             for neighbour in (*node.all_input_nodes, node):
                 if not isinstance(values.get(neighbour), Value):
                     continue
+                theirs = paths[neighbour]
                 for path in stack:
-                    if path == stack[-1] or path not in paths[neighbour]:
+                    if path == stack[-1] or path not in theirs:
                         self.nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
+                common = next((path for path in reversed(theirs) if path in stack), "")
+                for path in (common, *(path for path in theirs if path not in stack)):
+                    self.passed_on[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
+
+    def holders(self, dimension: Dimension, reshaped: bool = False) -> list[Node]:
+        """Return what a dimension may be of; reshaped tensors alone where that is asked for.
+
+        Where nothing in the module computes with one of that shape, it is of those that go from one of its parts to another.
+        """
+        key = dimension.path, dimension.shape
+        if reshaped:
+            return [node for node in self.nodes.get(key, ()) if _takes_size(node, dimension.dim)]
+        return list(self.nodes.get(key) or self.passed_on.get(key, ()))
+
+    def is_before(self, node: Node, other: Node) -> bool:
+        """Whether a node runs before another one."""
+        return self.order[node] < self.order[other]
 
     def axes(self, dimension: Dimension, reshaped: bool = False) -> Iterator[Axis]:
         """Yield the axes that a dimension may be of; of reshaped tensors alone where that is asked for."""
-        for node in self.nodes.get((dimension.path, dimension.shape), ()):
-            if not reshaped or _takes_size(node, dimension.dim):
-                yield self.values[node].axes[dimension.dim]
+        for node in self.holders(dimension, reshaped):
+            yield self.values[node].axes[dimension.dim]
 
     def sized(self, attribute: Attribute) -> Iterator[Axis]:
         """Yield the axes of reshaped tensors that an attribute's very number sizes."""
