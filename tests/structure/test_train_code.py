@@ -523,7 +523,7 @@ class DecidingWithGradients(nn.Module):
 
 def test_gradients_are_asked_for_between_parts() -> None:
     torch.manual_seed(0)
-    with pytest.raises(sc.CutError, match="with gradients on.*, where the model runs other code"):
+    with pytest.raises(sc.CutError, match=r"with gradients on.*, where the model runs other code"):
         cut_every_third(DecidingWithGradients())
 
 

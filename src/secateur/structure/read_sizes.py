@@ -75,9 +75,11 @@ def _apart(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, 
             if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
                 for node in places.holders(dimension, reshaped=True):
                     axis = values[node].axes[dimension.dim]
-                    earlier = [values[n].axes[origin.dim] for n in sources if places.is_before(n, node)]
-                    if earlier and not any(_is_one(axis, source) for source in earlier):
-                        yield origin, axis, earlier[0]
+                    # Of what cannot change its size was not read, where nothing before is as large and cannot change either.
+                    of = [n for n in sources if places.is_before(n, node)] if is_fixed(axis) else sources
+                    axes = [values[n].axes[origin.dim] for n in of]
+                    if axes and not any(is_fixed(a) if is_fixed(axis) else _is_one(axis, a) for a in axes):
+                        yield origin, axis, axes[0]
 
 
 def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
@@ -140,7 +142,7 @@ class _Places:
         key = dimension.path, dimension.shape
         if reshaped:
             return [node for node in self.nodes.get(key, ()) if _takes_size(node, dimension.dim)]
-        return list(self.nodes.get(key) or self.passed_on.get(key, ()))
+        return list(self.nodes.get(key) or self.passed_on.get(key) or ())
 
     def is_before(self, node: Node, other: Node) -> bool:
         """Whether a node runs before another one."""
