@@ -268,3 +268,16 @@ def test_a_shared_weight_counts_once() -> None:
     assert result.report.units == 4
     assert result.report.parameters == (8, 8)
     assert list(result.sites) == list(weights(model))
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_what_no_file_can_hold_is_pruned_and_counted() -> None:
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)).to(torch.complex128)
+    result = prune(model, X.to(torch.complex128), sparsity=0.5, latency=False)
+    assert result.report.bytes == (16 * 12, 16 * 6)
+
+
+def test_complex_scores_rank_nothing() -> None:
+    sites = channels(hand_mlp(), X)
+    with pytest.raises(InputError, match=r"the scores of '0' are torch\.complex64, which rank nothing"):
+        sc.select({"0": torch.ones(3, dtype=torch.complex64)}, 0.3, sites=sites)

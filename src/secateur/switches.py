@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import copy_context
 from threading import Lock
 from typing import Any
 
@@ -28,13 +29,14 @@ class Together:
     def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
         self.inside = 0
         self._make, self._lock, self._open = make, Lock(), ExitStack()
+        self._context = copy_context()  # what was set in one is to be put back in the same, whichever thread does
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Be inside."""
         with self._lock:
             if self.inside == 0:
-                self._open.enter_context(self._make())
+                self._context.run(self._open.enter_context, self._make())
             self.inside += 1
         try:
             yield
@@ -42,7 +44,7 @@ class Together:
             with self._lock:
                 self.inside -= 1
                 if self.inside == 0:
-                    self._open.close()
+                    self._context.run(self._open.close)
 
 
 @contextmanager

@@ -273,3 +273,15 @@ def test_the_scores_of_a_site_are_divided_by_their_length_and_zeros_stay() -> No
     for sign, divided in (("signed", False), ("absolute", True), ("squared", False)):
         usual = Taylor((torch.zeros(2, 3), torch.zeros(2)))._normal({"a": torch.tensor([3.0, 4.0])}, sign)
         assert torch.equal(usual["a"], torch.tensor([3.0, 4.0]) / (5 if divided else 1))
+
+
+@pytest.mark.parametrize("on", ["activations", "weights"])
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_of_complex_units_both_parts_count(on: Any) -> None:
+    """The output is Σ aᵤ·bᵤ·x, of which the loss takes the real part: without a unit it falls by Re(aᵤ·bᵤ·x)."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False)).to(torch.complex64)
+    model[0].weight.data, model[1].weight.data = torch.tensor([[2.0 + 1j], [1j]]), torch.tensor([[3.0, 1 - 2j]])
+    x = torch.tensor([[1.0 + 1j]])
+    taylor = Taylor([(x, torch.zeros(1, 1))], lambda y, _: y.real.sum(), sign="signed", on=on)
+    scores = taylor(model, channels(model, x))["0"]
+    assert scores.tolist() == [-((2 + 1j) * 3 * (1 + 1j)).real, -(1j * (1 - 2j) * (1 + 1j)).real]

@@ -652,3 +652,34 @@ def test_a_size_in_nested_lists(plan: Any) -> None:
     sites = sc.channels(model, x)
     keep = {"a": torch.arange(16) % 2 == 0}
     torch.testing.assert_close(sc.cut(model, sites, keep)(x), sc.mask(model, sites, keep)(x))
+
+
+class Windowed(torch.nn.Module):
+    """Attention as wide as what it is given, whose number of heads divides the width where the temperature is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.out = torch.nn.Linear(16, 48), torch.nn.Linear(16, 16)
+        self.grow, self.shrink = torch.nn.Linear(16, 256), torch.nn.Linear(256, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, windows, length, width = x.shape
+        y = x.reshape(batch * windows, length, width)
+        q, k, v = self.qkv(y).reshape(len(y), length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = (q * (width // self.heads) ** -0.5) @ k.transpose(-1, -2)
+        y = self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(len(y), length, width))
+        x = x + y.reshape(batch, windows, length, width)
+        made: torch.Tensor = x + self.shrink(self.grow(x).relu())
+        return made
+
+
+def test_heads_and_width_shrink_alike_where_their_ratio_is_the_temperature() -> None:
+    model = nn.Sequential(nn.Linear(3, 16), Windowed(), nn.Linear(16, 2)).eval()
+    x = torch.randn(2, 3, 5, 3)
+    result = sc.prune(model, x, "l2", 0.3, scope="layer", latency=False)
+    assert type(result.model) is nn.Sequential
+    assert result.model[1].heads == 3
+    assert result.model[1].qkv.weight.shape == (36, 12)
+    masked = sc.mask(model, result.sites, result.keep)
+    torch.testing.assert_close(result.model(x), masked(x), rtol=1e-5, atol=1e-6)

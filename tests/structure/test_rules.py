@@ -51,6 +51,12 @@ class Between(nn.Module):
         return made
 
 
+def _small_for_zero(h: Tensor) -> Tensor:
+    h = h.relu()
+    h[h == 0] = 1e-2
+    return h / h.norm(dim=1, keepdim=True)
+
+
 def units_of_a(sites: Sites) -> int:
     return sum(site.size for site in sites.values() if any(m.parameter == "a.weight" for m in site.members))
 
@@ -109,7 +115,7 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("gather", lambda h: h.gather(1, torch.tensor([[0, 2], [1, 3], [7, 0]])), 0),
     ("gather_samples", lambda h: h.gather(0, torch.tensor([2, 0, 1])[:, None].expand(-1, h.shape[1])), 8),
     ("fill", lambda h: h * torch.fill(h, 2.0), 8),
-    ("fill_alone", lambda h: torch.fill(h, 2.0).sum(1, keepdim=True), 0),
+    ("fill_alone", lambda h: torch.fill(h, 2.0).sum(1, keepdim=True), 8),
     ("fftn", lambda h: torch.fft.fftn(h).real, 0),
     ("narrow", lambda h: h.narrow(1, 2, h.shape[1] - 2), 8),
     ("stack", lambda h: torch.stack([h, torch.cos(h)], 1).flatten(1), 8),
@@ -138,30 +144,30 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("median", lambda h: h - h.median(1, keepdim=True).values, 8),
     ("any", lambda h: h * (h > 0.5).any(1, keepdim=True), 8),
     ("logsumexp", lambda h: h - h.logsumexp(1, keepdim=True), 8),
-    ("sum_of_logaddexp", lambda h: torch.logaddexp(h, h).sum(1, keepdim=True), 0),
-    ("sum_of_powers", lambda h: (h.square() ** h.sin()).sum(1, keepdim=True), 0),
+    ("sum_of_logaddexp", lambda h: torch.logaddexp(h, h).sum(1, keepdim=True), 8),
+    ("sum_of_powers", lambda h: (h.square() ** h.sin()).sum(1, keepdim=True), 8),
     ("norm", lambda h: h / (1 + h.norm(dim=1, keepdim=True)), 8),
     ("norm_of_all", lambda h: h / (1 + torch.linalg.norm(h)), 8),
     ("smallest_entry", lambda h: h * torch.linalg.vector_norm(h, -torch.inf, dim=1, keepdim=True), 8),
     ("normalize", lambda h: F.normalize(h, dim=1), 8),
     ("cosine", lambda h: h * F.cosine_similarity(h, h.flip(0), dim=1)[:, None], 8),
-    ("cosine_of_cos", lambda h: h * F.cosine_similarity(h, h.cos(), dim=1)[:, None], 0),
+    ("cosine_of_cos", lambda h: h * F.cosine_similarity(h, h.cos(), dim=1)[:, None], 8),
     ("cosine_of_samples", lambda h: h * F.cosine_similarity(h, h.flip(0), dim=0), 8),
     ("distances", lambda h: torch.cdist(h, h), 8),
     ("distances_by_greatest", lambda h: torch.cdist(h, h.flip(0) * 2, p=torch.inf), 8),
-    ("distances_of_cos", lambda h: torch.cdist(h, h.cos()), 0),
+    ("distances_of_cos", lambda h: torch.cdist(h, h.cos()), 8),
     ("distances_of_columns", lambda h: torch.cdist(h.T, h.cos().T).amin(0, keepdim=True), 8),
     ("pairwise_distance", lambda h: h * F.pairwise_distance(h, h.flip(0), keepdim=True), 8),
-    ("pairwise_distance_of_cos", lambda h: h * F.pairwise_distance(h, h.cos(), keepdim=True), 0),
+    ("pairwise_distance_of_cos", lambda h: h * F.pairwise_distance(h, h.cos(), keepdim=True), 8),
     ("softmax", lambda h: torch.softmax(h, 1), 8),
     ("log_softmax", lambda h: torch.log_softmax(h, 1), 8),
     ("layer_norm", lambda h: F.layer_norm(h, h.shape[1:]), 8),
     ("rms_norm", lambda h: F.rms_norm(h, h.shape[1:]), 8),
-    ("sum_of_cos", lambda h: torch.cos(h).sum(1, keepdim=True), 0),
+    ("sum_of_cos", lambda h: torch.cos(h).sum(1, keepdim=True), 8),
     ("outer", lambda h: (h.unsqueeze(2) * h.unsqueeze(1)).flatten(1), 8),
     ("gram", lambda h: (h.unsqueeze(2) @ h.unsqueeze(1) @ h.unsqueeze(2)).flatten(1), 8),
-    ("rows_of_cos", lambda h: (torch.cos(h).t() @ h).sum(0, keepdim=True), 0),
-    ("columns_of_cos", lambda h: (h.t() @ torch.cos(h)).sum(1)[None], 0),
+    ("rows_of_cos", lambda h: (torch.cos(h).t() @ h).sum(0, keepdim=True), 8),
+    ("columns_of_cos", lambda h: (h.t() @ torch.cos(h)).sum(1)[None], 8),
     (
         "batches_of_cos",
         lambda h: (torch.cos(h).t()[:, None] @ torch.sin(h).t()[..., None]).flatten(1).sum(0)[None, None],
@@ -169,9 +175,9 @@ VECTORS: list[tuple[str, Function, int]] = [
     ),
     ("vector", lambda h: (h.sum(0) @ torch.cos(h).t() @ h)[None], 8),
     ("mean_times_cos", lambda h: torch.cos(h) * h.mean(1, keepdim=True), 8),
-    ("sum_of_mean_times_cos", lambda h: (torch.cos(h) * h.mean(1, keepdim=True)).sum(1, keepdim=True), 0),
+    ("sum_of_mean_times_cos", lambda h: (torch.cos(h) * h.mean(1, keepdim=True)).sum(1, keepdim=True), 8),
     ("einsum", lambda h: torch.einsum("nc,nd->ncd", h, torch.tanh(h)).sum(2), 8),
-    ("einsum_of_cos", lambda h: torch.einsum("nc,nc->n", torch.cos(h), torch.cos(h))[:, None], 0),
+    ("einsum_of_cos", lambda h: torch.einsum("nc,nc->n", torch.cos(h), torch.cos(h))[:, None], 8),
     ("sort", lambda h: h.sort(1).values, 0),
     ("topk", lambda h: h.topk(2, 1).values, 0),
     ("cumsum", lambda h: h.cumsum(1), 0),
@@ -202,7 +208,7 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("aliases", lambda h: torch.multiply(torch.absolute(h), torch.subtract(1, torch.special.expit(h))), 8),
     ("outer_op", lambda h: torch.outer(h[0], h[1]).sum(0, keepdim=True), 8),
     ("inner", lambda h: torch.inner(h, h), 8),
-    ("inner_of_cos", lambda h: torch.inner(h.cos(), h.cos()), 0),
+    ("inner_of_cos", lambda h: torch.inner(h.cos(), h.cos()), 8),
     ("tensordot", lambda h: torch.tensordot(h, h, dims=([1], [1])), 8),
     ("hstack", lambda h: torch.hstack([h, h.cos()]), 8),
     ("vstack", lambda h: torch.vstack([h, h.cos()]), 8),
@@ -210,6 +216,11 @@ VECTORS: list[tuple[str, Function, int]] = [
     ("diff_of_samples", lambda h: h.diff(dim=0), 8),
     ("quantile", lambda h: h * h.quantile(0.5, dim=1, keepdim=True), 0),
     ("step_in_place", lambda h: _stepped(h), 4),
+    ("small_for_zero", lambda h: _small_for_zero(h), 8),
+    ("mask_of_rows", lambda h: h.index_put([torch.tensor([True, False, True])], torch.tensor(2.0).double()), 8),
+    ("unit_matrix_beside_a_gram", lambda h: h @ (h.T @ h - torch.eye(h.shape[1], dtype=h.dtype)), 8),
+    ("sum_over_count", lambda h: torch.cos(h).sum(1, keepdim=True) / h.shape[1], 8),
+    ("relu_over_count", lambda h: torch.relu(h).sum(1, keepdim=True) / h.shape[1], 8),
 ]
 
 
@@ -267,7 +278,7 @@ PICTURES: list[tuple[str, Function, int]] = [
     ("fold_channels", lambda h: F.fold(h.flatten(2)[..., :9], (4, 4), 2), 2),
     ("windows", lambda h: h.unfold(2, 3, 1).mean(-1), 8),
     ("max_pool_and_places", lambda h: F.max_pool2d(h, 2, return_indices=True)[0], 8),
-    ("sum_of_places", lambda h: F.max_pool2d(h, 2, return_indices=True)[1].to(h.dtype).sum(1, keepdim=True), 0),
+    ("sum_of_places", lambda h: F.max_pool2d(h, 2, return_indices=True)[1].to(h.dtype).sum(1, keepdim=True), 8),
     ("local_response_norm", lambda h: F.local_response_norm(h, 3), 0),
     ("instance_norm", lambda h: F.instance_norm(h), 8),
     ("dropout2d", lambda h: F.dropout2d(h, 0.5, training=False), 8),
@@ -498,3 +509,42 @@ def test_what_is_repeated_takes_the_width_of_what_it_meets(width: int) -> None:
     assert units_of_a(sites) == width
     small: Any = cut(model, sites, {"a": torch.arange(width) > 0})
     assert small.width == width - 1
+
+
+class Antisymmetric(nn.Module):
+    """A matrix made of a weight and of units along its diagonal, which masking leaves where they are."""
+
+    def __init__(self, holds: bool) -> None:
+        super().__init__()
+        self.weight, self.width, self.holds = nn.Parameter(torch.randn(8, 8)), 8, holds
+        self.register_buffer("eye", torch.eye(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        eye = self.eye if self.holds else torch.eye(self.width)
+        return x + torch.tanh(x @ (self.weight - self.weight.t() - 0.1 * eye).t())
+
+
+@pytest.mark.parametrize("holds", [True, False])
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_a_unit_matrix_among_weights_loses_rows_and_columns(holds: bool, form: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), Antisymmetric(holds), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(4, 3)
+    sites = channels(model, x)
+    keep = {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()}
+    small = cut(model, sites, keep, form=form)
+    for statistics in ("all", "kept"):
+        torch.testing.assert_close(small(x), mask(model, sites, keep, statistics=statistics)(x))
+    assert list(sites) == ["0"]
+    assert sum(p.numel() for p in small.parameters()) == 5 * 3 + 5 + 5 * 5 + 2 * 5 + 2
+
+
+@pytest.mark.parametrize(
+    "name", ["sum_of_cos", "columns_of_cos", "einsum_of_cos", "distances_of_cos", "small_for_zero"]
+)
+def test_a_masked_model_sums_what_stays(name: str) -> None:
+    model = Between({n: function for n, function, _ in VECTORS}[name], pictures=False)
+    sites = channels(model, model.example())
+    keep = {n: torch.arange(site.size) % 3 != 1 for n, site in sites.items()}
+    x = model.example(seed=1)
+    torch.testing.assert_close(mask(model, sites, keep)(x), cut(model, sites, keep)(x))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.structure import channels, mask, weights
+from secateur.structure import channels, cut, mask, weights
 from secateur.testing.toys import TOYS, hand_mlp, same_state, snapshot
 from secateur.types import InputError, Member, Sites, UnknownNameError
 
@@ -301,3 +303,51 @@ def test_rows_of_a_table_that_no_example_reads_are_no_units() -> None:
 
     sites = channels(Positions(), torch.randn(2, 5, 3))
     assert {name: site.size for name, site in sites.items()} == {"a": 6, "parts": 4}
+
+
+class Positions(nn.Module):
+    """A table of positions, of which the example takes those in the middle, once all went through what gives them on."""
+
+    def __init__(self, before: nn.Module) -> None:
+        super().__init__()
+        self.before, self.inner, self.out = before, nn.Linear(4, 6), nn.Linear(6, 2)
+        self.table = nn.Embedding(9, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.before(self.table.weight)[4 - x.shape[1] : 4 + x.shape[1]].cumsum(0)
+        scores = self.inner(x) @ rows.t()
+        made: Tensor = self.out(scores.softmax(-1) @ rows)
+        return made
+
+
+@pytest.mark.parametrize("before", [nn.Identity, nn.Dropout, lambda: nn.LayerNorm(6)])
+def test_rows_that_no_example_reads_stay(before: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Positions(before()), torch.randn(2, 3, 4)
+    sites = channels(model, x)
+    assert not any(
+        member.parameter == "table.weight" and member.dim == 0 for s in sites.values() for member in s.members
+    )
+    assert isinstance(cut(model, sites, {n: torch.arange(s.size) != 1 for n, s in sites.items()}), Positions)
+
+
+@pytest.mark.parametrize("width", ["product", "attribute"])
+def test_a_stream_as_wide_as_all_heads_is_not_of_them(width: str) -> None:
+    """What a reshape makes is as wide as what the module is given, and an attribute or a product of two says so."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.dim, self.width = 4, 2, 8
+            self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            batch, length, _ = x.shape
+            q, k, v = (each(x).view(batch, length, self.heads, self.dim) for each in (self.q, self.k, self.v))
+            mixed = F.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v))).transpose(1, 2)
+            together = self.heads * self.dim if width == "product" else self.width
+            y: Tensor = self.out(mixed.reshape(batch, length, together))
+            return y
+
+    sites = channels(nn.Sequential(nn.Linear(3, 8), Heads(), nn.Linear(8, 2)), torch.randn(2, 5, 3))
+    assert {name: site.size for name, site in sites.items()} == {"0": 8, "1.q.heads": 4, "1.out": 8}

@@ -628,3 +628,45 @@ def test_an_exported_graph_knows_what_train_mode_ties(tmp_path: Any) -> None:
     result = sc.prune(Residual(), X, sparsity=0.3, latency=False, form="graph")
     again = sc.load(result.save(tmp_path / "small"), Residual())
     assert torch.equal(again.eval()(X), result.model.eval()(X))
+
+
+class Drawing(Plain):
+    """A norm over the units makes the reference a trace, which must draw and drop what the module does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = nn.LayerNorm(16)
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        return self.answer(self.over(self.changed(z.transpose(1, 3))).transpose(1, 3))
+
+    def changed(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MaskedPlaces(Drawing):
+    def changed(self, z: Tensor) -> Tensor:
+        place, z = int(np.random.randint(z.shape[1])), z.clone()  # noqa: NPY002
+        z[:, place] = 0.0
+        return z
+
+
+class DroppingAttention(Drawing):
+    def changed(self, z: Tensor) -> Tensor:
+        same = torch.ones(*z.shape[:3], 1)
+        return z + F.scaled_dot_product_attention(same, same, z, dropout_p=0.1 if self.training else 0.0)
+
+
+class FunctionalNorm(Drawing):
+    def changed(self, z: Tensor) -> Tensor:
+        norm = self.norm
+        z = F.batch_norm(z.transpose(1, 3), norm.running_mean, norm.running_var, training=self.training)
+        return z.transpose(1, 3)
+
+
+@pytest.mark.parametrize("kind", [MaskedPlaces, DroppingAttention, FunctionalNorm])
+def test_a_trace_of_train_mode_draws_and_drops_as_the_module_does(kind: type[Drawing]) -> None:
+    torch.manual_seed(0), np.random.seed(5)  # noqa: NPY002
+    _, small = cut_every_third(kind())
+    assert type(small.model) is kind
+    assert any(draw.endswith("in train mode") for draw in small.verification.draws)

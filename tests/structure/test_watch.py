@@ -626,3 +626,44 @@ def test_attributes_of_one_value_become_what_each_of_them_is() -> None:
     small = sc.cut(model, sites, keep, form="module")
     assert (small.key_dim, small.value_dim) == (6, 3)
     torch.testing.assert_close(small(x), sc.mask(model, sites, keep)(x))
+
+
+class Reading(nn.Module):
+    """Attention that reads the width of what it is given, which queries, keys and values have as well."""
+
+    def __init__(self, fraction: bool) -> None:
+        super().__init__()
+        self.query, self.value, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.heads, self.fraction = 2, fraction
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        each = width // self.heads if self.fraction else -1
+        query, value = (f(x).reshape(batch, length, self.heads, each).transpose(1, 2) for f in (self.query, self.value))
+        mixed = ((query @ query.transpose(-1, -2)).softmax(-1) @ value).transpose(1, 2)
+        made: Tensor = self.out(mixed.flatten(2) if self.fraction else mixed.reshape(batch, length, width))
+        return made
+
+
+class Returning(nn.Module):
+    """What the attention is given leaves the model, too, and cannot shrink; most units are elsewhere."""
+
+    def __init__(self, fraction: bool) -> None:
+        super().__init__()
+        self.stem, self.attention, self.head = nn.Linear(3, 8), Reading(fraction), nn.Sequential(nn.Linear(8, 40))
+        self.head.extend([nn.ReLU(), nn.Linear(40, 2)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.stem(x)
+        return h, self.head(h + self.attention(h))
+
+
+@pytest.mark.parametrize("fraction", [True, False])
+def test_what_shrinks_by_a_size_of_the_input_is_tied_to_it(fraction: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Returning(fraction), torch.randn(2, 5, 3)
+    sites = sc.channels(model, x)
+    assert sites.frozen["attention.value"]
+    small = sc.cut(model, sites, {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()})
+    assert type(small) is Returning
+    assert small.head[0].out_features == 27

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.checks import check_name, check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.batches import moved
-from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient
+from secateur.criteria.unit_gradients import Gated, by_unit, estimate, gradient, real_product
 from secateur.criteria.weight_rows import parameters_of
 from secateur.losses import answers, check_answers, check_slope, gives_numbers, is_cross_entropy
 from secateur.state import check_finite, device_of, evaluating
@@ -128,13 +128,16 @@ class Taylor(LossCriterion):
         totals: dict[str, Tensor] = {}
         count, numbers = 0, False
         for slopes, size, numbers in self._slopes(model, sites):  # noqa: B007  (the last one is asked for below)
-            changes = {name: -slope.double() * parameters[name] for name, slope in slopes.items()}
+            changes = {
+                name: -real_product(parameters[name], slope.to(torch.promote_types(slope.dtype, torch.float64)))
+                for name, slope in slopes.items()
+            }
             for name, site in sites.items():
                 change = _of_site(changes, site)
                 totals[name] = totals.get(name, 0) + (change.square() if squared else change) * size
             count += size
         means = {
-            name: (total / count).to(parameters[sites[name].members[0].parameter].dtype)
+            name: (total / count).to(parameters[sites[name].members[0].parameter].dtype.to_real())
             for name, total in totals.items()
         }
         sign = "signed" if squared else self._sign(numbers)

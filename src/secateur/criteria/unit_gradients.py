@@ -29,7 +29,7 @@ from secateur.structure.rules.recurrent import GATES
 from secateur.structure.sites import REPAIR
 from secateur.types import ExampleInputs, Loss, Member
 
-__all__ = ["Gated", "by_unit", "each_batch", "estimate", "gradient"]
+__all__ = ["Gated", "by_unit", "each_batch", "estimate", "gradient", "real_product"]
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ class Gated:
         points = [point for _, point in self._points]
         grads = torch.autograd.grad(self._root, points, along, retain_graph=not last, allow_unused=True)
         for (places, point), grad in zip(self._points, grads, strict=True):
-            products = point.detach() * grad if grad is not None else torch.zeros_like(point)
+            products = real_product(point.detach(), grad) if grad is not None else torch.zeros_like(point)
             yield places.read, places.sums(products, self.count).neg_()
 
     def slopes(self, along: Tensor, nodes: list[Node]) -> tuple[Tensor | None, ...]:
@@ -115,10 +115,20 @@ class Gated:
         changes_by_site: dict[str, Tensor] = {}
         for name, member, tensor in self._loops:
             grad = by_id[id(tensor)]
-            products = -tensor.detach() * grad if grad is not None else torch.zeros_like(tensor)
+            products = -real_product(tensor.detach(), grad) if grad is not None else torch.zeros_like(tensor)
             loop_changes = by_unit(products, member)
             changes_by_site[name] = changes_by_site[name] + loop_changes if name in changes_by_site else loop_changes
         return changes_by_site
+
+
+def real_product(numbers: Tensor, gradients: Tensor) -> Tensor:
+    """Return what a real sum gains to first order where numbers grow by themselves; of complex ones both parts count.
+
+    >>> real_product(torch.tensor([1 + 2j]), torch.tensor([3 + 4j])).tolist()    # 1·3 + 2·4
+    [11.0]
+    """
+    products = numbers.conj() * gradients
+    return products.real if products.is_complex() else products
 
 
 def by_unit(values: Tensor, member: Member) -> Tensor:
@@ -173,7 +183,7 @@ def estimate(
         nonlocal dtype
         for name, sums in per_batch(batch).items():
             totals[name] += sums.detach().double().cpu()
-        dtype = torch.promote_types(dtype, batch.outputs.dtype)
+        dtype = torch.promote_types(dtype, batch.outputs.dtype.to_real())
 
     count = each_batch(flow, data, batch_size, loss, doing, add, watch)
     return {name: (total / count).to(device_of(flow.model), dtype) for name, total in totals.items()}

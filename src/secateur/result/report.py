@@ -84,7 +84,8 @@ class PruneReport:
             went, but layers were put in another form.
         criterion, scope, sparsity: how they were chosen; no scope and no sparsity where something else decided.
         units_removed, units: how many of how many units went.
-        parameters, nonzero, macs, bytes: before and after; MACs for the example inputs (None without any), bytes of a safetensors file.
+        parameters, nonzero, macs, bytes: before and after; MACs for the example inputs (None without any), bytes of a safetensors file,
+            or of the tensors alone where no such file can hold one of them.
         latency: median seconds of a forward pass before and after, in turns, in `runtime`; None if not asked.
         difference: the greatest relative difference between the cut and the masked model's outputs on the example; None
             for weights.

@@ -236,7 +236,7 @@ class Result:
             parameters=(counts[0].total, counts[1].total),
             nonzero=(counts[0].nonzero, counts[1].nonzero),
             macs=None if self.inputs is None else (macs(before, self.inputs), macs(after, self.inputs)),
-            bytes=(file_bytes(before), self._stored_bytes()),
+            bytes=(_bytes(before), self._stored_bytes()),
             latency=self.latency,
             difference=self.verification.example if isinstance(self.verification, Verification) else None,
             verified="" if self.verification is None else str(self.verification),
@@ -275,7 +275,7 @@ class Result:
     def _stored_bytes(self) -> int:
         """The bytes of the smaller model's tensors on disk, encoded where an edit says how."""
         is_encoded = any(edit.codecs() for edit in self.edits)
-        return stored_bytes(self.model, self.edits) if is_encoded else file_bytes(self.model)
+        return stored_bytes(self.model, self.edits) if is_encoded else _bytes(self.model)
 
     def channels_left(self, *modules: str) -> dict[str, Tensor | None]:
         """Return which of the original's output channels modules still have: the `hints` of `secateur.train.distill`.
@@ -387,6 +387,14 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
         meta = cast(GraphModule, small).meta
         return GraphCut(keep, inputs, **{name: meta[name] for name in ("shapes", "conditions", "eval_only", "refused")})
     return Cut(plan)
+
+
+def _bytes(model: nn.Module) -> int:
+    """The bytes of a model's file; of its tensors alone where no such file can hold them, as complex128 ones."""
+    try:
+        return file_bytes(model)
+    except InputError:
+        return sum(x.nbytes for x in model.state_dict().values() if isinstance(x, Tensor) and x.layout is torch.strided)
 
 
 def _is_graph(model: nn.Module, small: nn.Module) -> bool:

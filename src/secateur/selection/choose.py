@@ -186,6 +186,8 @@ def check_scores(scores: Scores, doing: str, *, finite: bool = False) -> None:
             raise InputError(f"{doing}: the scores of {name!r} are a {type(score).__name__}; give a tensor")
         if score.numel() == 0:
             raise InputError(f"{doing}: the scores of {name!r} are empty")
+        if score.is_complex():
+            raise InputError(f"{doing}: the scores of {name!r} are {score.dtype}, which rank nothing; give real ones")
         wrong = ~torch.isfinite(score) if finite else torch.isnan(score)
         if bool(wrong.any()):
             kind = "NaN or infinite" if finite else "NaN"

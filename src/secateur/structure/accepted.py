@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 from torch.fx import GraphModule, Node
 
-from secateur.structure.circumstances import CHECKS_OF_INPUTS, Circumstances, checks_of_graph
+from secateur.structure.circumstances import IN_INPUTS, Circumstances, check_input, checks_of_graph
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
 from secateur.structure.jit_traces import require_traced
 from secateur.structure.nodes import tensor_holders
@@ -49,9 +49,10 @@ def require_inputs(
         for number, (node, shape) in enumerate(zip(inputs, shapes, strict=True)):
             graph.graph.call_function(check_shape, (node, shape, number, node.name))
         for node in inputs:
-            for circumstance, check in CHECKS_OF_INPUTS.items():
-                if circumstance in apart.refused:
-                    graph.graph.call_function(check, (node, node.name, node.meta["val"].is_contiguous()))
+            for circumstance in (each for each in IN_INPUTS if each in apart.refused):
+                graph.graph.call_function(
+                    check_input, (node, circumstance, node.name, node.meta["val"].is_contiguous())
+                )
         for node in values:
             graph.graph.call_function(check_value, (node, node.meta["val"], node.name))
         for condition, words in _conditions(graph.graph, inputs, shapes, free) if free else ():

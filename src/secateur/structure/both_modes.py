@@ -17,8 +17,8 @@ from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.held import mapped_numbers
 from secateur.structure.nodes import innermost, where
 from secateur.structure.ops import flattens
-from secateur.structure.read_sizes import RESHAPES
 from secateur.structure.rules import Value, op_name, shape_of
+from secateur.structure.sized_axes import RESHAPES
 from secateur.structure.trace import Graph, first_line, trace
 from secateur.structure.train_code import in_mode, runs_other_code
 from secateur.structure.watch import WRITABLE, watch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -36,11 +36,15 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension of a tensor of `shape` that the forward pass of the module at `path` has in its hands."""
+    """A dimension of a tensor of `shape` that the forward pass of the module at `path` has in its hands.
+
+    With `given`, the size was read from a tensor that the module did not make itself.
+    """
 
     path: str
     shape: tuple[int, ...]
     dim: int
+    given: bool = False
 
     def __str__(self) -> str:
         where = f" in {self.path}" if self.path else ""
@@ -174,7 +178,7 @@ class Carrier:
         if isinstance(other, Carrier):
             for attributes, dimensions in ((self.origins, other.origins), (other.origins, self.origins)):
                 named = frozenset(origin for origin in attributes if isinstance(origin, Attribute))
-                measured = [origin for origin in dimensions if isinstance(origin, Dimension)]
+                measured = [replace(origin, given=False) for origin in dimensions if isinstance(origin, Dimension)]
                 if len(named) == len(attributes) and len(measured) == len(dimensions):
                     self.log.size(named, measured)
 

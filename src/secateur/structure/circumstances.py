@@ -27,7 +27,7 @@ from secateur.trees import changed, plain_values, tensors_within
 from secateur.types import InputError
 from secateur.untouched import writes_undone
 
-__all__ = ["CHECKS_OF_INPUTS", "Circumstances", "checks_of_graph", "circumstances", "requiring_gradients"]
+__all__ = ["IN_INPUTS", "Circumstances", "check_input", "checks_of_graph", "circumstances", "requiring_gradients"]
 
 GRADIENTS, DERIVED_INPUTS = "gradients off", "inputs that require no gradients"
 LAYOUT = "inputs that lie in memory as the example's"
@@ -201,74 +201,55 @@ def _kept(model: nn.Module) -> dict[str, Any]:
     return {name: plain_values(value, visited) for name, value in _attributes(model)}
 
 
-def check_gradients(_graph: nn.Module, _words: str) -> None:
+OR_CHANGE = "or change the code so that it does not ask, and cut the model again"
+
+IN_INPUTS: Mapping[str, tuple[Callable[[Tensor, bool], bool], str]] = {
+    DERIVED_INPUTS: (
+        lambda x, _: x.requires_grad,
+        f"answers otherwise where inputs require gradients, and this graph was made without: give it {{name}}.detach(), {OR_CHANGE}",
+    ),
+    LAYOUT: (
+        lambda x, contiguous: x.is_contiguous() is not contiguous,
+        "answers otherwise where inputs lie otherwise in memory: {name} of this graph is {contiguous}; give it {name}.contiguous(), "
+        "or cut the model again with an example that lies as you need it",
+    ),
+    NO_PARAMETERS: (
+        lambda x, _: isinstance(x, nn.Parameter),
+        f"answers otherwise where inputs are parameters, and this graph was made without: give it {{name}}.detach(), {OR_CHANGE}",
+    ),
+    WHOLE: (
+        lambda x, _: _is_part(x),
+        f"answers otherwise where inputs are parts of other tensors: give this graph {{name}}.clone(), {OR_CHANGE}",
+    ),
+}
+"""What is looked at in each tensor among the inputs where a circumstance is refused: whether it breaks it, beside whether the
+example's was contiguous; and what the error says."""
+
+
+def check_input(x: Any, circumstance: str, name: str, contiguous: bool) -> None:
+    """Refuse an input that is not as the example's was.
+
+    >>> check_input(torch.ones(2)[1:], WHOLE, "x", True)
+    Traceback (most recent call last):
+    secateur.types.InputError: the code of the model answers otherwise where inputs are parts of other tensors: give this graph...
+    """
+    breaks, message = IN_INPUTS[circumstance]
+    if breaks(x, contiguous):
+        told = message.format(name=name, contiguous=f"{'' if contiguous else 'not '}contiguous")
+        raise InputError(f"the code of the model {told}")
+
+
+def check_gradients(_graph: nn.Module, _: object) -> None:
     """Refuse to run where gradients are recorded.
 
-    >>> check_gradients(nn.Module(), "")
+    >>> check_gradients(nn.Module(), None)
     Traceback (most recent call last):
     secateur.types.InputError: the code of the model answers otherwise where gradients are on, and this graph was made without...
     """
     if torch.is_grad_enabled():
         raise InputError(
             "the code of the model answers otherwise where gradients are on, and this graph was made without: call it within "
-            "torch.no_grad(), or change the code so that it does not ask, and cut the model again"
-        )
-
-
-def check_derived_input(x: Any, name: str, _contiguous: bool) -> None:
-    """Refuse an input that gradients are asked for.
-
-    >>> check_derived_input(torch.ones(1, requires_grad=True), "x", True)
-    Traceback (most recent call last):
-    secateur.types.InputError: the code of the model answers otherwise where inputs require gradients, and this graph was made...
-    """
-    if x.requires_grad:
-        raise InputError(
-            f"the code of the model answers otherwise where inputs require gradients, and this graph was made without: give it "
-            f"{name}.detach(), or change the code so that it does not ask, and cut the model again"
-        )
-
-
-def check_layout(x: Any, name: str, contiguous: bool) -> None:
-    """Refuse an input that lies in memory otherwise than the example's.
-
-    >>> check_layout(torch.ones(3, 2).t(), "x", True)
-    Traceback (most recent call last):
-    secateur.types.InputError: the code of the model answers otherwise where inputs lie otherwise in memory: x of this graph is...
-    """
-    if x.is_contiguous() is not contiguous:
-        raise InputError(
-            f"the code of the model answers otherwise where inputs lie otherwise in memory: {name} of this graph is "
-            f"{'' if contiguous else 'not '}contiguous; give it {name}.contiguous(), or cut the model again with an example that "
-            "lies as you need it"
-        )
-
-
-def check_no_parameter(x: Any, name: str, _contiguous: bool) -> None:
-    """Refuse a parameter.
-
-    >>> check_no_parameter(nn.Parameter(torch.ones(1)), "x", True)
-    Traceback (most recent call last):
-    secateur.types.InputError: the code of the model answers otherwise where inputs are parameters, and this graph was made...
-    """
-    if isinstance(x, nn.Parameter):
-        raise InputError(
-            f"the code of the model answers otherwise where inputs are parameters, and this graph was made without: give it "
-            f"{name}.detach(), or change the code so that it does not ask, and cut the model again"
-        )
-
-
-def check_whole(x: Any, name: str, _contiguous: bool) -> None:
-    """Refuse a part of another tensor.
-
-    >>> check_whole(torch.ones(2)[1:], "x", True)
-    Traceback (most recent call last):
-    secateur.types.InputError: the code of the model answers otherwise where inputs are parts of other tensors: give this graph...
-    """
-    if _is_part(x):
-        raise InputError(
-            f"the code of the model answers otherwise where inputs are parts of other tensors: give this graph {name}.clone(), or "
-            "change the code so that it does not ask, and cut the model again"
+            f"torch.no_grad(), {OR_CHANGE}"
         )
 
 
@@ -287,44 +268,41 @@ def check_state(_graph: nn.Module, words: str) -> None:
         )
 
 
-def check_frozen(graph: nn.Module, frozen: tuple[str, ...]) -> None:
-    """Refuse to run where other parameters are frozen."""
-    others = sorted(set(frozen) ^ set(frozen_names(graph)))
-    if others:
-        raise InputError(
-            f"the code of the model asks which parameters require gradients, and {others[0]} of this graph did otherwise when it was "
-            "made: set it back, or set it on the model and cut that again"
-        )
-
-
-def check_no_gradients(graph: nn.Module, with_gradients: tuple[str, ...]) -> None:
-    """Refuse to run where other parameters have gradients."""
-    others = sorted(set(with_gradients) ^ set(names_with_gradients(graph)))
-    if others:
-        raise InputError(
-            f"the code of the model asks which parameters have gradients, and {others[0]} of this graph did otherwise when it was "
-            "made: call graph.zero_grad(), or change the code so that it does not ask, and cut the model again"
-        )
-
-
-def frozen_names(graph: nn.Module) -> tuple[str, ...]:
-    """Return the names of the parameters that require no gradient."""
-    return tuple(name for name, parameter in graph.named_parameters() if not parameter.requires_grad)
-
-
-def names_with_gradients(graph: nn.Module) -> tuple[str, ...]:
-    """Return the names of the parameters that have one."""
-    return tuple(name for name, parameter in graph.named_parameters() if parameter.grad is not None)
-
-
-CheckOfInput = Callable[..., None]
-CHECKS_OF_INPUTS: Mapping[str, CheckOfInput] = {
-    DERIVED_INPUTS: check_derived_input,
-    LAYOUT: check_layout,
-    NO_PARAMETERS: check_no_parameter,
-    WHOLE: check_whole,
+IN_PARAMETERS: Mapping[str, tuple[Callable[[nn.Parameter], bool], str, str]] = {
+    FROZEN: (
+        lambda parameter: not parameter.requires_grad,
+        "require gradients",
+        "set it back, or set it on the model and cut that again",
+    ),
+    NO_GRADIENTS: (
+        lambda parameter: parameter.grad is not None,
+        "have gradients",
+        f"call graph.zero_grad(), {OR_CHANGE}",
+    ),
 }
-"""What looks at each tensor among the inputs where a circumstance is refused."""
+"""What is looked at in each parameter where a circumstance is refused; what the code asks of them; and the remedy."""
+
+
+def check_parameters(graph: nn.Module, expected: tuple[str, frozenset[str]]) -> None:
+    """Refuse to run where other parameters are frozen, or have gradients.
+
+    >>> check_parameters(nn.Linear(1, 1), (FROZEN, frozenset({"bias"})))
+    Traceback (most recent call last):
+    secateur.types.InputError: the code of the model asks which parameters require gradients, and bias of this graph did otherwise...
+    """
+    circumstance, names = expected
+    _, question, remedy = IN_PARAMETERS[circumstance]
+    others = sorted(names ^ _names_like(graph, circumstance))
+    if others:
+        raise InputError(
+            f"the code of the model asks which parameters {question}, and {others[0]} of this graph did otherwise when it was "
+            f"made: {remedy}"
+        )
+
+
+def _names_like(graph: nn.Module, circumstance: str) -> frozenset[str]:
+    is_so = IN_PARAMETERS[circumstance][0]
+    return frozenset(name for name, parameter in graph.named_parameters() if is_so(parameter))
 
 
 def checks_of_graph(graph: nn.Module, refused: Iterable[str]) -> list[tuple[Callable[..., None], Any]]:
@@ -332,11 +310,9 @@ def checks_of_graph(graph: nn.Module, refused: Iterable[str]) -> list[tuple[Call
     checks: list[tuple[Callable[..., None], Any]] = []
     for words in refused:
         if words == GRADIENTS:
-            checks.append((check_gradients, ""))
-        elif words == FROZEN:
-            checks.append((check_frozen, frozen_names(graph)))
-        elif words == NO_GRADIENTS:
-            checks.append((check_no_gradients, names_with_gradients(graph)))
+            checks.append((check_gradients, None))
+        elif words in IN_PARAMETERS:
+            checks.append((check_parameters, (words, _names_like(graph, words))))
         elif words.startswith("torch."):
             checks.append((check_state, words))
     return checks

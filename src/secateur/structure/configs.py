@@ -24,6 +24,7 @@ from secateur.structure.rebuilding import (
     Changes,
     Rebuilding,
     SizeName,
+    changed_modules,
     differences,
     is_configured,
     open_sizes,
@@ -108,10 +109,13 @@ class _WidthSearch:
         self.runs_whole = self._runs(self.whole)
         numbers = {**dict(sizes_of(self.rebuilding.config)), **self.stated}
         # A size alone may count units in a way of its own, as a ratio of widths does; sizes together stand in the axes.
-        together = [place for place, size in numbers.items() if size in candidates and self._matters(place, size)]
+        reached = {place: self._reached(place, size) for place, size in numbers.items() if size in candidates}
+        together = [place for place, atoms_of_place in reached.items() if atoms_of_place != set()]
         widths: list[ConfigWidth] = []
         for count in range(1, MOST_TOGETHER + 1):
             for places in combinations(numbers if count == 1 else together, count):
+                if count > 1 and not _are_connected([reached[place] for place in places]):
+                    continue
                 if count > 1 and self.rebuilding.count >= MOST_BUILT:
                     break
                 width = self._width({place: numbers[place] for place in places}, widths)
@@ -119,11 +123,31 @@ class _WidthSearch:
                     widths.append(width)
         return self.stated, tuple(_settled(widths))
 
-    def _matters(self, place: SizeName, size: int) -> bool:
-        """Whether a model is another one when this size alone is, other than in its config."""
+    def _reached(self, place: SizeName, size: int) -> set[Atom] | None:
+        """The units of what is another when this size alone is; None where the class refuses it, or nobody can tell."""
         rebuilt = self.rebuilding.built({**self.stated, place: size // 2})
-        whole = self.whole
-        return rebuilt is None or shapes_of(rebuilt) != shapes_of(whole) or not _is_same_but_for_config(whole, rebuilt)
+        if rebuilt is None:
+            return None
+        before, after = shapes_of(self.whole), shapes_of(rebuilt)
+        if set(before) != set(after):
+            return None
+        axes = [
+            axis
+            for name, value in self.structure.tensors.items()
+            if name in after
+            for axis, old, new in zip(value.axes, before[name], after[name], strict=True)
+            if old != new
+        ]
+        shrunk = {name.rpartition(".")[0] for name in after if after[name] != before[name]}
+        for path in changed_modules(self.whole, rebuilt) - shrunk:
+            axes += self._axes_within(path)
+        return {atom for axis in axes for atom in atoms(axis) if atom in self.names}
+
+    def _axes_within(self, path: str) -> list[Axis]:
+        """The axes of the tensors within a module, or around it where it has none."""
+        values = [v for name, v in self.structure.tensors.items() if not path or name.startswith(f"{path}.")]
+        axes = [axis for value in values for axis in value.axes]
+        return axes if axes or not path else self._axes_within(path.rpartition(".")[0])
 
     def _candidates(self) -> set[int]:
         """The sizes of everything that holds units of a site."""
@@ -158,11 +182,11 @@ class _WidthSearch:
             scaled = self._scaled(shapes_of(rebuilt), share)
             if not scaled or (len(sizes) > 1 and not all(self._is_seen(n, scaled, share) for n in sizes.values())):
                 continue
-            if self.runs_whole and not self._runs(rebuilt):
-                continue  # its code wants a multiple
             units = {self.names[atom]: atom.size for atom in scaled}
-            parts = [w for w in smaller if set(w.sizes) < set(sizes) and set(w.units) <= set(units)]
-            return None if parts else ConfigWidth(sizes, units, steps)
+            if any(set(w.sizes) < set(sizes) and set(w.units) <= set(units) for w in smaller):
+                return None
+            if not self.runs_whole or self._runs(rebuilt):
+                return ConfigWidth(sizes, units, steps)  # else its code wants a multiple
         return None
 
     def _runs(self, rebuilt: nn.Module) -> bool:
@@ -208,6 +232,18 @@ class _WidthSearch:
             scaled += more
         fits = all(_size(axis, scaled, share) == new for axis, new in axes)
         return scaled if fits and all((atom.size * share).denominator == 1 for atom in scaled) else []
+
+
+def _are_connected(reached: Sequence[set[Atom] | None]) -> bool:
+    """Whether sizes that reach these units hang together by them: None may reach any."""
+    connected, apart = reached[0], list(reached[1:])
+    while connected is not None and apart:
+        near = [units for units in apart if units is None or units & connected]
+        if not near:
+            return False
+        apart = [units for units in apart if not any(units is other for other in near)]
+        connected = None if None in near else connected.union(*near)  # type: ignore[arg-type]
+    return True
 
 
 def _more(axis: Axis, options: Sequence[Atom], scaled: Sequence[Atom], share: Fraction) -> Sequence[Atom]:

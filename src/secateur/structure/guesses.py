@@ -54,7 +54,8 @@ def proposals(
 
     An attribute is proposed when it equals a size that changes in its module's own part of the graph, or in a part
     that it calls, and the forward pass was seen to read it for no arithmetic. Which of them are meant is decided by
-    trying: a wrong set fails to run or to verify. Last come those of whose use something was lost from sight.
+    trying: a wrong set fails to run or to verify. Late come those of whose use something was lost from sight, and last those
+    that enter arithmetic, as a temperature stays what it was where width and heads shrink alike.
     """
     guesses = _guesses(model, structure, gone, lambda module, path, name: True)
     tried: list[Edits] = []
@@ -63,21 +64,37 @@ def proposals(
         tried.append(certain_edits)
         yield certain_edits
     uses = _uses(model, structure)
-    if guesses:
-        guesses = _guesses(model, structure, gone, partial(_may_change, uses))
-    sized = list(_sized(model, structure, gone, uses, guesses))
-    # The likeliest choice with every list of sizes comes before other choices with one of them.
-    rounds = [
+    for arithmetic in (False, True) if guesses else (False,):
+        if guesses:
+            guesses = _guesses(model, structure, gone, partial(_may_change, uses, arithmetic))
+        for some, choices in _rounds(model, structure, gone, uses, guesses, arithmetic):
+            others = [g for g in some if g.attribute not in certain_edits.get(g.path, {})]
+            for choice in _choices(uses, others)[:choices]:
+                attempt = _merged(certain_edits, [g for g in others if (g.kind, g.attribute) in choice])
+                if attempt not in tried:
+                    tried.append(attempt)
+                    yield attempt
+
+
+def _rounds(
+    model: nn.Module,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    uses: Uses,
+    guesses: list[Guess],
+    arithmetic: bool,
+) -> list[tuple[list[Guess], int | None]]:
+    """What is known of the attributes, and how many choices of them are tried; None for all.
+
+    The likeliest choice with every list of sizes comes before other choices with one of them.
+    """
+    sized = list(_sized(model, structure, gone, uses, guesses, arithmetic))
+    if arithmetic:
+        return [(known, FEW_CHOICES) for known in (*sized[:MOST_SIZES], guesses)]
+    return [
         *((known, 1) for known in (*sized, guesses)),
         *((known, None) for known in (*sized[:MOST_SIZES], guesses)),
     ]
-    for known, count in rounds:
-        some = [g for g in known if g.attribute not in certain_edits.get(g.path, {})]
-        for choice in _choices(uses, some)[:count]:
-            attempt = _merged(certain_edits, [g for g in some if (g.kind, g.attribute) in choice])
-            if attempt not in tried:
-                tried.append(attempt)
-                yield attempt
 
 
 def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
@@ -97,14 +114,19 @@ def _choices(uses: Uses, guesses: list[Guess]) -> list[set[tuple[str, str]]]:
 
 
 def _sized(
-    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses, guesses: list[Guess]
+    model: nn.Module,
+    structure: Structure,
+    gone: Mapping[Atom, Tensor],
+    uses: Uses,
+    guesses: list[Guess],
+    arithmetic: bool,
 ) -> Iterator[list[Guess]]:
     """The guesses, and in their place what is known where an attribute was seen to set dimensions that the graph has.
 
     Two attributes of one value, such as as many heads as each has dimensions, are told apart so. Where tensors of one
     shape have other sizes after the cut, there is a list for each of them, and for what attributes may be together.
     """
-    seen = _seen_sizes(model, structure, gone, uses)
+    seen = _seen_sizes(model, structure, gone, uses, arithmetic)
     guessed = {(g.path, g.attribute) for g in guesses}
     open_sizes = {key: sizes for key, sizes in seen.items() if len(sizes) > 1 and key not in guessed}
     kinds = {key: (_kind(model, key[0]), key[1]) for key in open_sizes}
@@ -130,7 +152,7 @@ def _numberings(counts: Mapping[tuple[str, str], int]) -> Iterator[dict[tuple[st
 
 
 def _seen_sizes(
-    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses
+    model: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor], uses: Uses, arithmetic: bool
 ) -> dict[tuple[str, str], list[Any]]:
     """What each attribute may become, by the dimensions that it was seen to set; of a row of numbers each by its own."""
     places = SizedAxes(uses, structure.values)
@@ -140,7 +162,7 @@ def _seen_sizes(
         path = paths.get(attribute.path, attribute.path)
         old: Any = _held(model.get_submodule(path), attribute.name)
         numbers: list[Any] = list(old) if isinstance(old, (list, tuple)) else [old]
-        if not uses.may_change(attribute) or any(type(number) is not int for number in numbers):
+        if not (arithmetic or uses.may_change(attribute)) or any(type(number) is not int for number in numbers):
             continue
         sizes_by_number = {number: _sizes_after(places, dimensions, number, gone) for number in numbers}
         if type(old) is int:
@@ -171,6 +193,8 @@ def _sizes_after(
 
 MOST_SIZES = 3
 """How many sizes are tried in the place of one number, where several tensors had it."""
+FEW_CHOICES = 4
+"""How many choices are tried of attributes that enter arithmetic, too: where they change what is computed, it does not verify."""
 MOST_MIXED = 16
 """How many ways are tried to give several attributes one of their sizes each."""
 
@@ -179,9 +203,10 @@ def _kind(model: nn.Module, path: str) -> str:
     return type(model.get_submodule(path)).__qualname__
 
 
-def _may_change(uses: Uses, module: nn.Module, path: str, name: str) -> bool:
+def _may_change(uses: Uses, arithmetic: bool, module: nn.Module, path: str, name: str) -> bool:
     """Torch's own layers are not watched; those without parameters, such as a plain layer norm, hold sizes as well."""
-    return _is_of_torch(module) or uses.may_change(_watched(uses, path, name))
+    attribute = _watched(uses, path, name)
+    return _is_of_torch(module) or uses.may_change(attribute) or (arithmetic and attribute in uses.sizes)
 
 
 def _is_of_torch(module: nn.Module) -> bool:

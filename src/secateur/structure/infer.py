@@ -35,6 +35,9 @@ DRAWING = {*("rand", "randn", "randint", "rand_like", "randn_like", "randint_lik
 DRAWING |= {*("normal", "normal_functional", "uniform", "exponential", "geometric", "cauchy", "log_normal", "poisson")}
 """Ops that draw random numbers whenever they run."""
 
+MAKING = {"zeros", "ones", "full", "empty", "rand", "randn", "eye"}
+"""Ops that make a tensor of none."""
+
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "wrap_with_inference_mode"}
 
 
@@ -223,12 +226,17 @@ class _Solver:
                 freeze(product(*leaf.axes), reason)
 
     def freeze_what_nothing_reads(self) -> None:
-        """Freeze the parts of parameters that are cut off and left, such as rows of positions beyond the example's."""
-        read: set[Atom] = set()
+        """Freeze the parts of parameters that are cut off and left, such as rows of positions beyond the example's.
+
+        What an op gives on, as a dropout or a norm does before the rows are chosen, it has not read, unless one of its weights has,
+        as in the loop of a recurrent layer.
+        """
+        taken = [(n, d) for (n, d), roles in self.ties.roles.items() if "in" in roles and n in self.tensors]
+        read = {atom for name, dim in taken for atom in atoms(self.tensors[name].axes[dim])}
         for node in self.values:
             if node.op == "call_function" and op_name(node) not in DIVIDING:
                 operands = [self.values.get(operand) for operand in node.all_input_nodes]
-                read.update(atom for leaf in leaves_of(operands) for axis in leaf.axes for atom in atoms(axis))
+                read |= _atoms_of(operands) - _atoms_of(self.values[node])
         for name, value in self.tensors.items():
             for axis in value.axes:
                 for atom in atoms(axis):
@@ -243,7 +251,7 @@ class _Solver:
                 for atom in atoms(axis):
                     members[atom].append((name, dim))
         computed = [self.values.get(node) for node in self.fed]
-        fed = {atom for leaf in leaves_of(computed) for axis in leaf.axes for atom in atoms(axis)}
+        fed = _atoms_of(computed)
         for atom in fed.intersection(members):  # in a product of two weights, one makes what the other reads
             if all(self.ties.roles.get(dimension) == {"in"} for dimension in members[atom]):
                 freeze(atom, "no weight makes it")
@@ -326,7 +334,7 @@ class _Solver:
     def _applied(self, call: Call, name: str) -> Any:
         """What the op's rule says of its output."""
         node, rule = call.node, RULES.get(name)
-        if (rule is not None and call.values()) or name in {"zeros", "ones", "full", "empty", "rand", "randn"}:
+        if (rule is not None and call.values()) or name in MAKING:
             assert rule is not None
             output = rule(call)
             if writes(node) and isinstance(output, Value):
@@ -336,6 +344,10 @@ class _Solver:
         if not isinstance(traced_output, (Tensor, list, tuple)):
             return None
         return freeze_all(call, f"no rule for {name}" if call.values() else "made in the forward pass")
+
+
+def _atoms_of(result: Any) -> set[Atom]:
+    return {atom for leaf in leaves_of(result) for axis in leaf.axes for atom in atoms(axis)}
 
 
 def _counted(graph: Graph) -> frozenset[Dimension]:

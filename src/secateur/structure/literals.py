@@ -107,6 +107,10 @@ def _groups(name: str) -> Callable[[_Sizes], dict[str, Any]]:
     return sizes
 
 
+def _square(s: _Sizes) -> dict[str, Any]:
+    return {name: s.count(s.outputs[0].axes[0]) for name in ("n", "m") if name in s.arguments}
+
+
 def _normalized(s: _Sizes) -> dict[str, Any]:
     old = s.arguments["normalized_shape"]
     return s.list_of("normalized_shape", s.arguments["input"].axes[-len(old) :])
@@ -122,6 +126,7 @@ SIZES: dict[str, Callable[[_Sizes], dict[str, Any]]] = {
     "ones": _shape("size"),
     "full": _shape("size"),
     "empty": _shape("size"),
+    "eye": _square,
     "new_zeros": _shape("size"),
     "new_ones": _shape("size"),
     "new_full": _shape("size"),

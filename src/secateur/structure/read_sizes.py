@@ -17,10 +17,9 @@ from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unif
 from secateur.structure.carriers import Attribute, Dimension, Uses
 from secateur.structure.nodes import module_paths
 from secateur.structure.rules import Value, op_name, shape_of
+from secateur.structure.sized_axes import RESHAPES
 
 __all__ = ["reads_apart", "tie_first_reads", "tie_read_sizes"]
-
-RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
 def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
@@ -52,13 +51,17 @@ def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
 
     What a module has in its hands first is what it is given, and of that its code reads the shape as a rule.
     """
-    for origin, axis, source in _apart(uses, values):
+    places = _Places(uses, values)
+    for origin, axis, source in _apart(uses, places):
         unify(source, axis, lambda origin=origin: f"its size is {origin}")  # type: ignore[misc]
+    for origin, dimension in _fractions(uses, places):
+        _hold_fraction(uses, places, origin, dimension)
 
 
 def reads_apart(uses: Uses, values: Mapping[Node, Any]) -> bool:
-    """Whether code gives a size that it read from one axis to another one that could shrink by itself."""
-    return any(True for _ in _apart(uses, values))
+    """Whether code gives a size that it read from one axis, or a fraction of it, to one that could shrink by itself."""
+    places = _Places(uses, values)
+    return any(True for _ in _apart(uses, places)) or any(True for _ in _fractions(uses, places))
 
 
 def _is_one(a: Axis, b: Axis) -> bool:
@@ -66,28 +69,43 @@ def _is_one(a: Axis, b: Axis) -> bool:
     return set(atoms(a)) == set(atoms(b))
 
 
-def _apart(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Dimension, Axis, Axis]]:
+def _apart(uses: Uses, places: _Places) -> Iterator[tuple[Dimension, Axis, Axis]]:
     """The axes that took a size that none of theirs has, each with the first that it may have been read from."""
-    places = _Places(uses, values)
     for origin, dimensions in sorted(uses.copied.items(), key=str):
         sources = places.holders(origin)
         for dimension in sorted(dimensions, key=str):
             if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
                 for node in places.holders(dimension, reshaped=True):
-                    axis = values[node].axes[dimension.dim]
+                    axis = places.values[node].axes[dimension.dim]
                     # Of what cannot change its size was not read, where nothing before is as large and cannot change either.
                     of = [n for n in sources if places.is_before(n, node)] if is_fixed(axis) else sources
-                    axes = [values[n].axes[origin.dim] for n in of]
+                    axes = [places.values[n].axes[origin.dim] for n in of]
                     if axes and not any(is_fixed(a) if is_fixed(axis) else _is_one(axis, a) for a in axes):
                         yield origin, axis, axes[0]
 
 
+def _fractions(uses: Uses, places: _Places) -> Iterator[tuple[Dimension, Dimension]]:
+    """The sizes that were computed as fractions of sizes of what a module is given, which are not made of them."""
+    for origin, dimensions in sorted(uses.copied.items(), key=str):
+        for dimension in sorted(dimensions, key=str):
+            size, part = origin.shape[origin.dim], dimension.shape[dimension.dim]
+            is_fraction = origin.given and 1 < part < size and size % part == 0
+            axes = [*places.axes(origin), *places.axes(dimension, reshaped=True)] if is_fraction else []
+            if not all(map(is_fixed, axes)) and not _is_made_of(places, origin, dimension):
+                yield origin, dimension
+
+
+def _is_made_of(places: _Places, origin: Dimension, dimension: Dimension) -> bool:
+    """Whether all that a size may have been read from is made of the units of what took a fraction of it."""
+    needed = {atom for axis in places.axes(dimension, reshaped=True) for atom in atoms(axis)}
+    return all(needed.issubset(atoms(axis)) for axis in places.axes(origin))
+
+
 def _hold_fraction(uses: Uses, places: _Places, origin: Dimension, dimension: Dimension) -> None:
     """Freeze a size that is computed as a fraction of another, unless the other is made of it."""
-    wholes, parts = list(places.axes(origin)), list(places.axes(dimension, reshaped=True))
-    needed = {atom for axis in parts for atom in atoms(axis)}
-    if all(needed.issubset(atoms(axis)) for axis in wholes):
+    if _is_made_of(places, origin, dimension):
         return
+    wholes, parts = list(places.axes(origin)), list(places.axes(dimension, reshaped=True))
     count = origin.shape[origin.dim] // dimension.shape[dimension.dim]
     for attribute, dimensions in uses.sizes.items():
         if dimension in dimensions and uses.values.get(attribute) == count:
@@ -120,6 +138,7 @@ class _Places:
         self.uses, self.values = uses, values
         self.order = {node: number for number, node in enumerate(values)}
         self.nodes: _Held = defaultdict(dict)
+        self.given: _Held = defaultdict(dict)
         self.passed_on: _Held = defaultdict(dict)
         paths = {node: module_paths(node) or [""] for node in values}
         for node, stack in paths.items():
@@ -130,6 +149,8 @@ class _Places:
                 for path in stack:
                     if path == stack[-1] or path not in theirs:
                         self.nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
+                    if path not in theirs and not any(values[neighbour].source):
+                        self.given[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
                 common = next((path for path in reversed(theirs) if path in stack), "")
                 for path in (common, *(path for path in theirs if path not in stack)):
                     self.passed_on[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
@@ -140,9 +161,10 @@ class _Places:
         Where nothing in the module computes with one of that shape, it is of those that go from one of its parts to another.
         """
         key = dimension.path, dimension.shape
+        held = (self.given.get(key) if dimension.given else None) or self.nodes.get(key)
         if reshaped:
-            return [node for node in self.nodes.get(key, ()) if _takes_size(node, dimension.dim)]
-        return list(self.nodes.get(key) or self.passed_on.get(key) or ())
+            return [node for node in held or () if _takes_size(node, dimension.dim)]
+        return list(held or self.passed_on.get(key) or ())
 
     def is_before(self, node: Node, other: Node) -> bool:
         """Whether a node runs before another one."""

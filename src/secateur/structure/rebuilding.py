@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from secateur.checks import is_whole
 from secateur.structure.mend import Edits
@@ -18,6 +19,7 @@ __all__ = [
     "Rebuilding",
     "Shapes",
     "SizeName",
+    "changed_modules",
     "configs_within",
     "differences",
     "is_config",
@@ -51,6 +53,19 @@ def rebuilt_shapes(model: nn.Module) -> Shapes | None:
     return None if rebuilt is None else {name: tuple(tensor.shape) for name, tensor in rebuilt.state_dict().items()}
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what fills weights, which have no numbers on the meta device and take most of the time that a class does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        filled = args[0] if args else kwargs.get("tensor")
+        fills = getattr(func, "__module__", "") == "torch.nn.init" or getattr(func, "__name__", "") in FILLING
+        return filled if fills and isinstance(filled, Tensor) and filled.is_meta else func(*args, **kwargs)
+
+
+FILLING = {"uniform_", "normal_", "zero_", "fill_"}
+
+
 class Rebuilding:
     """A model's class made anew, on the meta device, of its config with other sizes; `count` says how often."""
 
@@ -66,7 +81,7 @@ class Rebuilding:
         try:
             for place, size in sizes.items():
                 set_in_config(config, place, size)
-            with torch.device("meta"), warnings.catch_warnings():
+            with torch.device("meta"), _Undrawn(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return type(self.model)(config)
         except Exception:  # noqa: BLE001  (a class may raise anything on sizes that do not fit together)
@@ -158,6 +173,16 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
         elif name != "training" and not name.startswith("_") and isinstance(value, int | float | list | tuple):
             plain[name] = value
     return plain
+
+
+def changed_modules(whole: nn.Module, rebuilt: nn.Module) -> set[str]:
+    """Return the paths of the modules that hold other plain values, not counting their configs."""
+    modules = dict(rebuilt.named_modules())
+    return {path for path, module in whole.named_modules() if path in modules and _own(module) != _own(modules[path])}
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in _attributes(module).items() if not name.startswith("config.")}
 
 
 def is_config(value: Any) -> bool:

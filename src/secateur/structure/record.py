@@ -120,6 +120,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.stack: list[tuple[str, str]] = []
         self.nodes: dict[int, Node] = {}
         self.alive: list[Tensor] = []  # a tensor's id is its own only while it lives
+        self.shells: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
 
     def hold(self, tensor: Tensor, name: str) -> None:
         self.recording.tensors[self.placeholder(tensor, name.replace(".", "_"))] = name
@@ -127,7 +128,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def placeholder(self, tensor: Tensor, name: str) -> Node:
         node = self.recording.graph.placeholder(name)
         self._know(tensor, node)
-        node.meta["val"] = _shell(tensor)
+        node.meta["val"] = self._shell(tensor)
         return node
 
     def _know(self, tensor: Tensor, node: Node) -> None:
@@ -154,7 +155,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = self.recording.graph.create_node("call_function", func, *node_arguments)
         node.meta["nn_module_stack"] = {path: (path, kind) for path, kind in self.stack}
         node.meta["stack_trace"] = _line()
-        node.meta["val"] = _shell(out) if isinstance(out, Tensor) else tuple(map(_shell, out))
+        node.meta["val"] = self._shell(out) if isinstance(out, Tensor) else tuple(map(self._shell, out))
         self._know_all(out, node)
         return out
 
@@ -175,13 +176,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for number, part in enumerate(out):
             if isinstance(part, Tensor):
                 item = self.recording.graph.create_node("call_function", operator.getitem, (node, number))
-                item.meta["val"] = _shell(part)
+                item.meta["val"] = self._shell(part)
                 self._know(part, item)
 
-
-def _shell(tensor: Tensor) -> Tensor:
-    """The shape and type of a tensor, without its numbers."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    def _shell(self, tensor: Tensor) -> Tensor:
+        """The shape and type of a tensor, without its numbers; all of one shape and type share it, as making one takes long."""
+        form = (tensor.shape, tensor.dtype)
+        if form not in self.shells:
+            self.shells[form] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        return self.shells[form]
 
 
 def _line() -> str:

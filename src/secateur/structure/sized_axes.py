@@ -11,9 +11,11 @@ from torch.fx import Node
 from secateur.structure.axes import Atom, Axis, atoms
 from secateur.structure.carriers import Dimension, Uses
 from secateur.structure.nodes import module_paths
-from secateur.structure.rules import Value, shape_of
+from secateur.structure.rules import Value, op_name, shape_of
 
-__all__ = ["SizedAxes"]
+__all__ = ["RESHAPES", "SizedAxes"]
+
+RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten"}
 
 
 class SizedAxes:
@@ -36,8 +38,9 @@ class SizedAxes:
         for axis in self.axes(dimensions):
             yield from atoms(axis)
 
-    def axes(self, dimensions: Iterable[Dimension]) -> Iterator[Axis]:
-        """Yield the axes that the dimensions may be of."""
+    def axes(self, dimensions: Iterable[Dimension], reshaped: bool = False) -> Iterator[Axis]:
+        """Yield the axes that the dimensions may be of; of reshaped tensors alone where that is asked for."""
         for dimension in dimensions:
             for node in self.nodes.get((dimension.path, dimension.shape), ()):
-                yield self.values[node].axes[dimension.dim]
+                if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
+                    yield self.values[node].axes[dimension.dim]

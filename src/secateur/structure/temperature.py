@@ -39,7 +39,7 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
                 frozen.add(atom)
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
-        axes = list(map(resolve, places.axes(dimensions)))
+        axes = list(map(resolve, places.axes(dimensions, reshaped=True)))
         _tie_to_parts(axes, hot, attribute)
         axes = list(map(resolve, axes))
         held = [axis for axis in axes if is_fixed(axis)]

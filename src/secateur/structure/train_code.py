@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,21 +36,26 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     if not training:
         yield
         return
-    with trained(model), _seeded(), _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
+    with trained(model), _SettledDraws(), _SettledLayers():  # type: ignore[no-untyped-call]
         yield
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """Let Python and numpy draw the same numbers each time, and go on as before afterwards."""
+def _seeded(model: nn.Module) -> Iterator[None]:
+    """Let Python and numpy draw the same numbers in each forward pass, traced or run, and go on as before afterwards."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
-    random.seed(0)
-    if numpy:
-        numpy.random.seed(0)
+
+    def seed(_module: nn.Module, _args: Any) -> None:
+        random.seed(0)
+        if numpy:
+            numpy.random.seed(0)
+
+    handle = model.register_forward_pre_hook(seed, prepend=True)
     try:
         yield
     finally:
+        handle.remove()
         random.setstate(states[0])
         if numpy:
             numpy.random.set_state(states[1])
@@ -70,7 +76,7 @@ def trained(model: nn.Module) -> Iterator[None]:
     settled = [module for module in model.modules() if is_of_torch(module) and module.training]
     for module in settled:
         vars(module)["training"] = False
-    with said_in_training(settled):
+    with said_in_training(settled), _seeded(model):
         yield
 
 
@@ -105,14 +111,16 @@ DROPPING = {
 
 
 class _SettledLayers(TorchFunctionMode):
-    """Lets functions drop nothing, and norm by what they know, as in eval mode."""
+    """Lets functions, and the ops that a trace has of them, drop nothing, and norm by what they know, as in eval mode."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        kwargs, is_op = dict(kwargs or {}), isinstance(func, OpOverload)
+        name = func.overloadpacket.__name__ if is_op else getattr(func, "__name__", "")
         if name in DROPPING:
             return args[0] if args else kwargs["input"]
         place, argument, settled = SETTLED_ARGUMENTS.get(name, (0, "", None))
-        if name == "batch_norm" and (args[1] if len(args) > 1 else kwargs.get("running_mean")) is None:
+        mean = 3 if is_op else 1
+        if name == "batch_norm" and (args[mean] if len(args) > mean else kwargs.get("running_mean")) is None:
             argument = ""  # it has nothing else to norm by
         if argument and argument in kwargs:
             kwargs[argument] = settled

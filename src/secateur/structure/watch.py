@@ -8,7 +8,7 @@ they come from (`carriers`), through all arithmetic, to the torch function that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Uses, carried, origins_of, plain
 from secateur.structure.held import is_settings
@@ -57,6 +58,7 @@ class _Watch(UseLog):
         every = model.named_modules(remove_duplicate=False)
         self.uses.first_names = {path: self.paths[id(module)] for path, module in every}
         self.running: list[nn.Module] = []
+        self.makers: MutableMapping[Tensor, str] = WeakIdKeyDictionary()  # the path of the module that made each tensor
         self.handed_out: dict[tuple[str, int], set[Origin]] = {}
         self.module_floats = {v for module in model.modules() for v in vars(module).values() if type(v) is float}
 
@@ -98,7 +100,8 @@ class _Watch(UseLog):
     def shape(self, tensor: Tensor) -> torch.Size:
         """Return the shape of a tensor, each size with its origin."""
         shape, path = tuple(tensor.shape), self.path
-        return torch.Size([self._hand_out(size, Dimension(path, shape, d)) for d, size in enumerate(shape)])
+        given = not f"{self.makers.get(tensor, '')}.".startswith(f"{path}." if path else "")
+        return torch.Size([self._hand_out(size, Dimension(path, shape, d, given)) for d, size in enumerate(shape)])
 
     def _hand_out(self, value: int, origin: Origin) -> Any:
         if value >= TELLING:
@@ -201,6 +204,7 @@ SIZES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     **dict.fromkeys(CONVOLUTIONS, (6, 7, ("groups",))),
     **dict.fromkeys(("__getitem__", "__setitem__"), (1, 2, ())),
     "full": (0, 1, SHAPE_NAMES),
+    "eye": (0, 2, ("n", "m")),
     "new_full": (1, 2, SHAPE_NAMES),
     "as_strided": (1, 2, SHAPE_NAMES),
     "unflatten": (2, 3, SHAPE_NAMES),
@@ -240,6 +244,9 @@ class _Calls(TorchFunctionMode):
         result = func(*bare, **named)
         if func == SHAPE or func is Tensor.size or func in COUNTS:
             return self._sizes(args[0], result, *bare[1:], **named)
+        for made in result if isinstance(result, (list, tuple)) else (result,):
+            if isinstance(made, Tensor):
+                self.log.makers[made] = self.log.path
         self.log.uses.parameters |= {id(a) for a in _flat((args, kwargs)) if isinstance(a, nn.Parameter)}
         name = str(getattr(func, "__name__", ""))
         base_name = name[:-1] if name.endswith("_") and not name.endswith("__") else name

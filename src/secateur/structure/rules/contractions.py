@@ -8,10 +8,10 @@ from secateur.structure.rules.registry import Call, Value, fixed_value, freeze_a
 
 
 def contract(call: Call, a: Value, b: Value, axis_a: Axis, axis_b: Axis) -> None:
-    """Unify two axes that are summed over; a removed unit must add nothing in the masked model."""
+    """Unify two axes that are summed over; what a removed unit would add in the masked model is left out of the sum."""
     call.unify(axis_a, axis_b)
     if not (a.zero or b.zero):
-        call.freeze(axis_a, because="summed with values that masking does not make zero")
+        call.statistic(axis_a)
 
 
 @rule("linear")
@@ -181,7 +181,7 @@ def distances(call: Call) -> Value:
     a, b = call["x1"], call["x2"]
     call.unify(a.axes[-1], b.axes[-1])
     if not (a.zero and b.zero):
-        call.freeze(a.axes[-1], because="distances along values that masking does not make zero")
+        call.statistic(a.axes[-1])
     rows = a.axes[-2], b.axes[-2]
     zero = a.zero and b.zero and all(map(is_fixed, rows))
     return Value((*_batch_axes(call, a.axes[:-2], b.axes[:-2]), *rows), zero)
@@ -228,7 +228,7 @@ def _einsum(call: Call, terms: list[str], right: str, operands: list[Value]) -> 
                 axes[letter], owners[letter] = axis, [value]
     for letter, axis in axes.items():
         if letter not in right and not any(v.zero for v in owners[letter]):
-            call.freeze(axis, because="summed with values that masking does not make zero")
+            call.statistic(axis)
     if not any(any(value.source) for value in operands):  # activations with each other: attention written out
         shared = [letter for letter, values in owners.items() if len(values) > 1]
         _attention_units(

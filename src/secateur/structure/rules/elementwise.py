@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from secateur.structure.axes import Atom, Axis, fixed, is_fixed
 from secateur.structure.rules.parts import halve
-from secateur.structure.rules.registry import Call, Value, freeze_all, op_name, rule
+from secateur.structure.rules.registry import Call, Value, fixed_value, freeze_all, op_name, rule
 
 # f(0) = 0: what is zero in the masked model stays zero.
 KEEP_ZERO = (
@@ -160,6 +160,16 @@ def made(call: Call) -> Value:
     """A tensor made in the forward pass takes the size that it is used with, as far as an attribute holds it."""
     axes = tuple(Atom(s) if s > 1 else fixed(s) for s in call.shape)
     return Value(axes, zero=op_name(call.node) in NOTHING)
+
+
+@rule("eye")
+def unit_matrix(call: Call) -> Value:
+    """A square one without the row and the column of a unit is one again."""
+    rows, columns = call.shape
+    if rows != columns or rows == 1:
+        return fixed_value(call.shape, f"a matrix of ones along a diagonal at {call.reason}")
+    axis = Atom(rows)
+    return Value((axis, axis), zero=False)
 
 
 @rule("fill", "zero")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -118,7 +119,9 @@ def write_along(call: Call) -> Value | list[Value]:
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(call: Call) -> Value:
     """What is written lines up from the right with the axes after the places, the places, and the axes before them."""
-    x, written = call["self"], call["values"]
+    x, written, (first, *others) = call["self"], call["values"], call["indices"]
+    if not others and first is not None and _is_mask(call, 0) and first.shape == x.shape and prod(written.shape) == 1:
+        return pointwise(call, [x, first], zero=False)  # one number where a mask of all entries says
     before, after, middle = _around(call)
     targets = [*before, *(fixed(0, "indices") for _ in range(middle)), *after]
     for target, source in zip(reversed(targets), reversed(written.axes), strict=False):

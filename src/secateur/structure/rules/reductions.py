@@ -1,7 +1,7 @@
 """Rules of the ops that reduce, pool or normalise.
 
-A sum over a cut axis is exact where the removed entries are zero. A mean, a variance, a softmax or an extreme sees fewer
-entries afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
+A sum over a cut axis is exact where the removed entries are zero. A sum of others, a mean, a variance, a softmax or an extreme
+sees fewer entries afterwards: such a node is a *statistic*, and verification compares with the statistic of the kept units.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ def reduce_sum(call: Call) -> Value:
     x: Value = call["self"]
     dims = _dims(call["dim"], len(x.axes))
     order = call["ord"] if call["ord"] is not None else call["p"]
-    if isinstance(order, (int, float)) and order < 0:  # the smallest entries count most
+    if not x.zero or (isinstance(order, (int, float)) and order < 0):  # then the smallest entries count most
         call.statistic(*(x.axes[d] for d in dims))
-    elif not x.zero:
-        call.freeze(*(x.axes[d] for d in dims), because="summed with values that masking does not make zero")
     if dims == [len(x.axes) - 1] and _is_product(call.node.args[0]):  # attention as (queries * keys).sum(-1)
         call.unit(x.axes[-1], "head dimension")
     return Value(_reduced(call, x, dims), x.zero)
@@ -47,8 +45,6 @@ def distance(call: Call) -> Value:
     pair = [call["x1"], call["x2"]]
     width = pair[0].axes[-1]
     call.unify(width, pair[1].axes[-1])
-    if not all(v.zero for v in pair):
-        call.freeze(width, because="distances along values that masking does not make zero")
     call.statistic(width)
     ends = (fixed(1),) if call["keepdim"] else ()
     without = [Value((*v.axes[:-1], *ends), v.zero) for v in pair]

@@ -43,7 +43,8 @@ class Ties:
 
     Attributes:
         roles: for a parameter's dimension, whether ops used it to produce ("out") or to consume ("in") units.
-        statistics: nodes that take statistics over axes that may be cut, so that they see fewer channels afterwards.
+        statistics: nodes that take statistics over axes that may be cut, or sum what masking does not make zero, so that they
+            see fewer channels afterwards.
         groups: nodes with a number of groups, and the axis whose size that number is.
         unmasked: parameters' dimensions that masking leaves as they are, as another tensor makes their units zero.
         units: what the units of an axis are called, where an op tells; the first one said of an atom counts.
@@ -128,7 +129,7 @@ class Call:
     def statistic(self, *axes: Axis) -> None:
         """Note that this op takes statistics over `axes`."""
         if any(not is_fixed(a) for a in axes):
-            self.ties.statistics[self.node] = axes
+            self.ties.statistics[self.node] = (*self.ties.statistics.get(self.node, ()), *axes)
 
 
 Rule = Callable[[Call], "Value | list[Value]"]
