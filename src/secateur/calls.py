@@ -39,8 +39,10 @@ def check_usable(tensor: Tensor, doing: str, name: str) -> None:
     """
     if tensor.is_meta:
         raise InputError(f"{doing}: {name} on the meta device hold no values; load them first")
-    if tensor.is_nested or tensor.layout is not torch.strided:
-        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    if tensor.is_nested:
+        raise InputError(f"{doing}: {name} are nested tensors; pad them, as by torch.nested.to_padded_tensor(x, 0.0)")
+    if tensor.layout is not torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
         raise InputError(f"{doing}: {name} are {layout} tensors; make them dense, as by .to_dense()")
     if tensor.is_quantized or (tensor.is_floating_point() and tensor.dtype.itemsize < 2):
         raise InputError(f"{doing}: {name} are {tensor.dtype}, in which torch computes little; make them float32 first")

@@ -130,6 +130,8 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         raise InputError(
             "example_inputs hold no tensor; pass a batch that the model takes, such as torch.zeros(1, 3, 224, 224)"
         )
+    if any(x.is_nested for x in input_tensors):  # of a submodule's call too, of which no caller was asked
+        raise InputError("example_inputs hold nested tensors; pad them, as by torch.nested.to_padded_tensor(x, 0.0)")
     if any(x.numel() == 0 for x in input_tensors):
         raise InputError(
             f"example_inputs hold an empty tensor (shapes {[tuple(x.shape) for x in input_tensors]}); "

@@ -30,6 +30,7 @@ __all__ = [
     "plain_values",
     "side_by_side",
     "tensors_within",
+    "told_shape",
     "walk",
 ]
 
@@ -61,6 +62,15 @@ def tensors_within(value: Any) -> list[Tensor]:
 def leaves_within(value: Any, kind: type[T]) -> list[T]:
     """Return what of this type is in `value`, as `tensors_within` does."""
     return list(walk(value, set(), kind))
+
+
+def told_shape(x: Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor; of a nested one, which has none, the number of its dimensions.
+
+    >>> told_shape(torch.zeros(2, 3))
+    (2, 3)
+    """
+    return (-x.dim(),) if x.is_nested else tuple(x.shape)
 
 
 def numbers_within(value: Any) -> list[Tensor]:

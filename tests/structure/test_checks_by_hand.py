@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.structure import cases, channels
 from secateur.structure.cases import GAINS, Cases
-from secateur.structure.depth import _problem
+from secateur.structure.depth import _tried
 from secateur.structure.export import Export, answers_otherwise, export
 from secateur.structure.flow import Flow
 from secateur.structure.frames import EXAMPLE, Frame
@@ -267,15 +267,15 @@ def test_a_block_may_be_skipped_that_gives_its_input_where_its_weights_are_zero(
     answer: Callable[[Tensor, Tensor], Any], problem: str
 ) -> None:
     block, x = Residual(answer), torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 1.0]])
-    assert _problem(block, ((x,), {}, block(x))) == problem
+    assert _tried(block, ((x,), {}, block(x)))[0] == problem
     # What is small beside a great input is great beside a small one.
-    assert _problem(block, ((x * 1e-3,), {}, block(x * 1e-3))) == problem
+    assert _tried(block, ((x * 1e-3,), {}, block(x * 1e-3)))[0] == problem
 
 
 def test_a_block_that_is_given_no_tensor_first_is_none_to_skip() -> None:
     block, x = Residual(lambda x, y: x + y), torch.zeros(2, 3)
     for call in (((), {"x": x}, x), (([x],), {}, x), ((x,), {}, None)):
-        assert _problem(block, call) == "takes or gives no single tensor"
+        assert _tried(block, call)[0] == "takes or gives no single tensor"
 
 
 # ---- the one tensor of an answer ----

@@ -165,6 +165,75 @@ def test_a_block_whose_zeros_go_elsewhere_stays(kind: str) -> None:
     assert not sc.blocks(Summed(kind), X)
 
 
+class Forecaster(nn.Module):
+    """One of the blocks of N-BEATS: what it explains of its input, and what it foretells, or the latter alone."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.fc, self.back, self.fore = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(8, 4)
+        self.alone = alone
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.fc(x).relu()
+        return self.fore(h) if self.alone else (self.back(h), self.fore(h))
+
+
+class Forecasts(nn.Module):
+    """Sums that begin with zero, zeros, nothing, or the last value."""
+
+    def __init__(self, start: str, alone: bool = False) -> None:
+        super().__init__()
+        self.blocks, self.start = nn.ModuleList([Forecaster(alone) for _ in range(3)]), start
+
+    def forward(self, x: Tensor) -> Tensor:
+        starts = {"zero": 0, "zeros": torch.zeros(len(x), 4), "nothing": None, "last": x[:, -1:]}
+        forecast: Any = starts[self.start]
+        for block in self.blocks:
+            answers = block(x)
+            y = answers if isinstance(answers, Tensor) else answers[1]
+            x = x if isinstance(answers, Tensor) else (x - answers[0]).relu()
+            forecast = y if forecast is None else forecast + y
+        answer: Tensor = forecast
+        return answer
+
+
+@pytest.mark.parametrize("start", ["zero", "zeros", "nothing", "last"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_blocks_whose_answers_are_summed_are_skipped(start: str, alone: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Forecasts(start, alone), torch.randn(3, 6)
+    sites = sc.blocks(model, x)
+    assert {name: site.size for name, site in sites.items()} == {"blocks": 3}
+    for keep_mask in ([True, False, True], [False, True, True], [True, False, False]):
+        keep = {"blocks": torch.tensor(keep_mask)}
+        small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+        for batch in (x, torch.randn(5, 6)):
+            torch.testing.assert_close(small(batch), masked(batch))
+    result = sc.Result.of(model, sites, keep)
+    again = sc.load(result.save(tmp_path / "small"), Forecasts(start, alone))
+    assert torch.equal(again.eval()(x), result.model.eval()(x))
+
+
+def test_a_tuple_of_which_one_part_goes_elsewhere_stays() -> None:
+    class Gated(Forecasts):
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(fore + back.exp()[:, :4] for back, fore in (block(x) for block in self.blocks))  # type: ignore[return-value]
+
+    assert not sc.blocks(Gated("zero"), torch.randn(3, 6))
+
+
+def test_a_block_that_answers_no_zeros_is_not_taken_for_one() -> None:
+    class Cosine(Branch):
+        def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
+            return self.fc(x).cos()
+
+    model = Summed("")
+    model.blocks[1] = Cosine()
+    sites = sc.blocks(model, X)
+    assert sites["blocks"].size == 2
+    assert sites.frozen["blocks.1"] == "is no residual block"
+
+
 class Read(Summed):
     """Uses more of its second block than the answer."""
 

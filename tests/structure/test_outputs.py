@@ -472,3 +472,27 @@ def test_a_sum_divided_by_the_width_keeps_its_divisor() -> None:
     keep = {"a": torch.arange(16) < 9}
     with torch.no_grad():
         assert torch.allclose(sc.cut(model, sites, keep)(x), sc.mask(model, sites, keep)(x), atol=1e-6)
+
+
+class Attends(nn.Module):
+    """It returns an object, and reshapes to as many heads as are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.o, self.head_dim = nn.Linear(16, 20), nn.Linear(20, 16), 5
+
+    def forward(self, x: Tensor) -> Features:
+        b, t, _ = x.shape
+        q = self.q(x).view(b, t, -1, self.head_dim).transpose(1, 2)
+        h = ((q @ q.transpose(-1, -2)).softmax(-1) @ q).reshape(b, -1, t, self.head_dim)
+        return Features(self.o(h.transpose(1, 2).reshape(b, t, -1)))
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_as_many_tokens_as_heads_freeze_no_heads(length: int) -> None:
+    torch.manual_seed(0)
+    model = Attends()
+    sites = sc.channels(model, torch.randn(2, length, 16))
+    assert sites["q.heads"].size == 4
+    small = sc.cut(model, sites, {"q.heads": torch.tensor([True, False, True, True])})
+    assert small(torch.randn(3, 7, 16)).hidden.shape == (3, 7, 16)

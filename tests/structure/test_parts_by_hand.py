@@ -221,7 +221,7 @@ def seen(use: Callable[[Any, Tensor], Tensor]) -> Uses:
         (lambda m, x: x[:, : m.width], {WIDTH: set()}, set()),
         (lambda m, x: torch.arange(m.width) + x[:, :6], {WIDTH: set()}, set()),
         (lambda m, x: torch.arange(0, 12, m.width) + x[:, :2], {}, {WIDTH}),
-        (lambda m, x: F.layer_norm(x[:, :6], (m.width,)), {WIDTH: set()}, set()),
+        (lambda m, x: F.layer_norm(x[:, :6], (m.width,)), {WIDTH: {1}}, set()),
         (lambda m, x: x * m.width, {}, {WIDTH}),
         (lambda m, x: x / m.width**0.5, {}, {WIDTH}),
         (lambda m, x: x.view(2, m.width, 2) * m.width, {WIDTH: {1}}, {WIDTH}),

@@ -229,3 +229,46 @@ def test_a_number_that_stands_in_two_rows_of_sizes_is_told_apart() -> None:
     }
     cut = sc.cut(model, sites, keep, form="module")
     assert (cut.maps, cut.rows) == ([4, 4, 11], [1, 16, 10])
+
+
+class Nests(nn.Module):
+    """What stands in its middle, or all that it returns, is of nested tensors, which cannot be traced."""
+
+    def __init__(self, layout: torch.layout, padded: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.middle, self.head = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+        self.layout, self.padded = layout, padded
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        h = self.middle(torch.nested.as_nested_tensor([x[0], x[1, :2]], layout=self.layout))
+        return self.head(torch.nested.to_padded_tensor(h, 0.0)) if self.padded else h
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.parametrize("padded", [True, False])
+def test_what_stands_around_nested_tensors_is_cut(layout: torch.layout, padded: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Nests(layout, padded), torch.randn(2, 4, 8)
+    sites = sc.channels(model, x)
+    assert set(sites) == ({"body.0", "head.0"} if padded else {"body.0"})
+    keep = {"body.0": torch.arange(16) % 3 != 1}
+    answers = (made(x) for made in (sc.cut(model, sites, keep), sc.mask(model, sites, keep)))
+    small, masked = (y if padded else torch.nested.to_padded_tensor(y, 0.0) for y in answers)
+    torch.testing.assert_close(small, masked)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_with_a_remedy() -> None:
+    nested = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(2, 8)])
+    with pytest.raises(sc.InputError, match=r"nested tensors; pad them, as by torch\.nested\.to_padded_tensor"):
+        sc.channels(nn.Linear(8, 3), nested)
+
+    class Inner(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.nested.as_nested_tensor([x[0], x[1, :2]]))
+
+    with pytest.raises(sc.TraceError, match="makes nested tensors, which torch does not export: pad them"):
+        sc.channels(Inner(8, 3), torch.randn(2, 4, 8))

@@ -248,3 +248,66 @@ def test_of_sizes_that_grow_without_end_the_batch_alone_is_free() -> None:
     assert graph.meta["shapes"] == ((None, 3, 32, 32),)
     more = torch.randn(5, 3, 32, 32)
     torch.testing.assert_close(graph(more), sc.mask(model, sites, keep)(more))
+
+
+class Joined(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y.mean(1, keepdim=True)
+
+
+class Sent(nn.Module):
+    """The size of what goes from one part to another is given to what a third one made, as in some transformers of pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.caption = nn.Linear(8, 24), nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 24))
+        self.second, self.joined, self.last = nn.Linear(24, 64), Joined(), nn.Linear(64, 4)
+        self.first = nn.Linear(24, 64)
+
+    def forward(self, x: Tensor, caption: Tensor) -> Tensor:
+        h = self.embed(x)
+        c = self.caption(caption)
+        c = c.view(len(c), -1, h.shape[-1])
+        answer: Tensor = self.last(self.joined(self.first(h), self.second(c)))
+        return answer
+
+
+class Returned(nn.Module):
+    """The size of what it computes is given to what it returns, of the same shape."""
+
+    def __init__(self, exported: bool) -> None:
+        super().__init__()
+        self.exported = exported
+        self.first, self.mid, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.mid(F.softmax(self.first(x), -1) if self.exported else self.first(x).relu())
+        n, channels, height, width = h.shape
+        return self.last(h.flatten(2)).reshape(n, channels, height, width)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (Sent(), (torch.randn(2, 5, 8), torch.randn(2, 7, 6))),
+        (Returned(True), (torch.randn(2, 3, 6, 6),)),
+    ],
+    ids=["sent", "returned"],
+)
+def test_a_size_that_is_read_of_what_goes_on_makes_no_graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    torch.manual_seed(0)
+    sites = sc.channels(model, inputs)
+    assert sites
+    keep = {name: torch.arange(site.size) % (number + 2) != 1 for number, (name, site) in enumerate(sites.items())}
+    small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+    assert type(small) is type(model)
+    torch.testing.assert_close(small(*inputs), masked(*inputs))
+
+
+def test_a_network_that_was_recorded_is_written_as_a_graph() -> None:
+    model, x = Returned(False), torch.randn(2, 3, 6, 6)
+    sites = sc.channels(model, x)
+    keep = {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()}
+    small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+    assert isinstance(small, GraphModule)
+    torch.testing.assert_close(small(x), masked(x))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from secateur.edits.base import Edit
-from secateur.structure.depth import Skip
+from secateur.structure.depth import Shapes, Skip
 from secateur.structure.shallower import without_blocks
 from secateur.structure.skippable import skipping
 from secateur.types import FileError
@@ -24,11 +24,13 @@ class Depth(Edit):
     Attributes:
         blocks: the module path of each block, and whether it returns its output in a tuple.
         added: the paths of those whose outputs the model adds to something, so that zeros stand for them.
+        shapes: of those, the shapes of outputs that are others than one of the input's shape (see `Skip`).
     """
 
     kind: ClassVar[str] = "depth"
     blocks: Mapping[str, bool]
     added: tuple[str, ...] = ()
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` without the blocks."""
@@ -36,16 +38,25 @@ class Depth(Edit):
         for path, wrapped in self.blocks.items():
             if not path or path not in modules or not isinstance(wrapped, bool):
                 raise FileError(f"{path!r} is no block of it")
-        return skipping(model, {path: Skip(wrapped, path in self.added) for path, wrapped in self.blocks.items()})
+        skips = {
+            path: Skip(wrapped, path in self.added, self.shapes.get(path, ())) for path, wrapped in self.blocks.items()
+        }
+        return skipping(model, skips)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the blocks by path."""
-        return {"blocks": dict(self.blocks), **({"added": list(self.added)} if self.added else {})}
+        added: dict[str, Any] = {"added": list(self.added)} if self.added else {}
+        shapes = {path: [list(shape) for shape in shapes] for path, shapes in self.shapes.items()}
+        return {"blocks": dict(self.blocks), **added, **({"shapes": shapes} if shapes else {})}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Return the edit that `to_dict` described."""
-        return cls(dict(record["blocks"]), tuple(map(str, record.get("added", ()))))
+        shapes = {
+            str(path): tuple(tuple(None if size is None else int(size) for size in shape) for shape in block_shapes)
+            for path, block_shapes in record.get("shapes", {}).items()
+        }
+        return cls(dict(record["blocks"]), tuple(map(str, record.get("added", ()))), shapes)
 
 
 @dataclass(frozen=True)

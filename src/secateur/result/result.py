@@ -370,7 +370,8 @@ def _edit(model: nn.Module, small: nn.Module, sites: Sites, keep: Keep, plan: An
     if isinstance(sites.structure, BlockStructure):
         skips = removed_blocks(sites.structure, keep)
         wrapped = {path: skip.wrapped for path, skip in skips.items()}
-        return Depth(wrapped, tuple(path for path, skip in skips.items() if skip.zero))
+        shapes = {path: skip.shapes for path, skip in skips.items() if skip.shapes}
+        return Depth(wrapped, tuple(path for path, skip in skips.items() if skip.zero), shapes)
     if _is_graph(model, small):
         inputs = inputs_of(sites)
         assert inputs is not None

@@ -16,6 +16,7 @@ from secateur.files import require
 from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, check_fixed, check_float32, reason_of, unsupported
 from secateur.runtimes.interface import Interface
+from secateur.structure.jit_traces import sizes_written
 from secateur.types import ExampleInputs, ExportError, InputError
 
 __all__ = ["Ncnn"]
@@ -54,7 +55,8 @@ class Ncnn(FileRuntime):
             script = Path(folder) / "model.pt"
             try:
                 trace: Any = torch.jit.trace
-                trace(interface.flattened(model), tuple(tensors), check_trace=False).save(script)
+                with sizes_written():
+                    trace(interface.flattened(model), tuple(tensors), check_trace=False).save(script)
             except Exception as error:
                 raise ExportError(f"export: torch cannot trace this model: {reason_of(error)}") from error
             log = _translated(script, tensors)

@@ -16,6 +16,7 @@ from secateur.runtimes.base import Callee, Run
 from secateur.runtimes.exporting import FileRuntime, Inputs, exported_program, on_cpu, refusing, silent
 from secateur.runtimes.interface import Interface
 from secateur.state import called, evaluating, split_inputs
+from secateur.structure.jit_traces import sizes_written
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["OpenVino", "converted", "saved"]
@@ -42,7 +43,7 @@ class OpenVino(FileRuntime):
         cpu_model, (args, kwargs) = on_cpu(model, split_inputs(example_inputs))
         trace: Any = torch.jit.trace
         try:
-            with evaluating(cpu_model), silent():
+            with evaluating(cpu_model), silent(), sizes_written():
                 interface = Interface.of(args, kwargs, called(cpu_model, args, kwargs))
                 tensors = interface.flat(args, kwargs)
                 traced = trace(interface.flattened(cpu_model), tuple(tensors), check_trace=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, fx
@@ -11,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from secateur.structure.circumstances import IN_INPUTS, Circumstances, check_input, checks_of_graph
 from secateur.structure.free_sizes import Arithmetic, FreeSizes
+from secateur.structure.jit_traces import require_traced
 from secateur.structure.nodes import tensor_holders
 from secateur.structure.signature import Signed
 from secateur.types import InputError, brief
@@ -101,10 +103,10 @@ def check_condition(holds: bool, words: str) -> None:
     Traceback (most recent call last):
     secateur.types.InputError: this graph takes inputs of which inputs[0].shape[1] % 2 == 0 alone: cut the model again...
     """
+    refusal = f"this graph takes inputs of which {words} alone: cut the model again with an example of the sizes that you need"
     if not holds:
-        raise InputError(
-            f"this graph takes inputs of which {words} alone: cut the model again with an example of the sizes that you need"
-        )
+        raise InputError(refusal)
+    require_traced(holds, refusal)
 
 
 def check_shape(x: Any, shape: tuple[int | Span | None, ...], number: int, name: str) -> None:
@@ -125,19 +127,30 @@ def check_shape(x: Any, shape: tuple[int | Span | None, ...], number: int, name:
             f"input {number} of this graph, {name}, is a tensor of shape ({accepted_shape}) and {given}: give one, or cut the "
             "model again with an example as you need it"
         )
+    refusal = f"it takes ({accepted_shape}) alone: cut the model again with an example of the shape that you need"
     if len(x.shape) != len(shape) or not all(map(in_span, x.shape, shape)):
-        raise InputError(
-            f"input {number} of this graph has shape {tuple(x.shape)}; it takes ({accepted_shape}) alone: cut the model "
-            "again with an example of the shape that you need"
-        )
+        raise InputError(f"input {number} of this graph has shape {tuple(x.shape)}; {refusal}")
+    for holds in chain.from_iterable(map(bounds, x.shape, shape)):
+        require_traced(holds, f"input {number} of this graph has another shape; {refusal}")
 
 
 def in_span(size: int, wanted: int | Span | None) -> bool:
     """Return whether a size is one of those wanted."""
+    return all(bounds(size, wanted))
+
+
+def bounds(size: int, wanted: int | Span | None) -> list[bool]:
+    """Return what must hold of a size so that it is one of those wanted.
+
+    >>> bounds(5, 3), bounds(5, (4, None)), bounds(5, (1, 4)), bounds(5, None)
+    ([False], [True], [True, False], [])
+    """
     if wanted is None:
-        return True
-    least, most = (wanted, wanted) if isinstance(wanted, int) else wanted
-    return least <= size and (most is None or size <= most)
+        return []
+    if isinstance(wanted, int):
+        return [size == wanted]
+    least, most = wanted
+    return [size >= least, *([] if most is None else [size <= most])]
 
 
 def span_in_words(size: int | Span | None) -> str:

@@ -24,11 +24,12 @@ def added_blocks(
 ) -> frozenset[str]:
     """Return which of these blocks leave everything as it is where they answer zeros: that is tried, all at once.
 
-    Zeros may be scaled or dropped on their way; they must end in sums with something else, and nowhere else.
+    Zeros may be scaled or dropped on their way; they must end in sums with something else, and nowhere else. Where the zeros of
+    several meet in one sum, as in one that begins with them, each of these is tried while the others answer.
 
     Args:
         model: it is left as it is.
-        paths: modules within it that answer a tensor, or a tuple of one.
+        paths: modules within it that answer a tensor, or a tuple of them.
         inputs: what the model is called with.
 
     >>> class Sum(nn.Module):
@@ -40,14 +41,22 @@ def added_blocks(
     >>> sorted(added_blocks(Sum(), ["added", "last"], ((torch.ones(1, 2),), {})))
     ['added']
     """
+    at_once = _followed(model, paths, inputs)
+    alone = {path: _followed(model, [path], inputs) for path in sorted(at_once.met)}
+    added = at_once.added | {path for path, zeros in alone.items() if zeros.added}
+    otherwise = (at_once.otherwise - at_once.met) | {path for path, zeros in alone.items() if zeros.otherwise}
+    return frozenset(added - otherwise)
+
+
+def _followed(model: nn.Module, paths: Collection[str], inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> _Zeros:
+    """What becomes of the zeros that these blocks answer."""
     zeros = _Zeros()
 
     def answer_zeros(path: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            wrapped = isinstance(output, tuple)
-            zero = torch.zeros_like(output[0] if wrapped else output)
-            zeros.of[id(zero)] = (zero, {path})
-            return (zero,) if wrapped else zero
+            answers = tuple(map(torch.zeros_like, output if isinstance(output, tuple) else (output,)))
+            zeros.of |= {id(answer): (answer, {path}) for answer in answers}
+            return answers if isinstance(output, tuple) else answers[0]
 
         return hook
 
@@ -61,7 +70,7 @@ def added_blocks(
                 handle.remove()
     for tensor in tensors_within(outputs):
         zeros.otherwise |= zeros.blocks(tensor)
-    return frozenset(zeros.added - zeros.otherwise)
+    return zeros
 
 
 class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -70,6 +79,7 @@ class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         of: tensors of zeros, with the blocks that answered them, by the tensor's id, which is its own while it lives.
         added, otherwise: the blocks whose zeros were added to something, or went another way.
+        met: those whose zeros were added to those of others.
     """
 
     def __init__(self) -> None:
@@ -77,6 +87,7 @@ class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.of: dict[int, tuple[Tensor, set[str]]] = {}
         self.added: set[str] = set()
         self.otherwise: set[str] = set()
+        self.met: set[str] = set()
 
     def blocks(self, tensor: Tensor) -> set[str]:
         """Return the blocks that a tensor of zeros comes from."""
@@ -90,11 +101,12 @@ class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if not blocks:
             return result
-        if before is not None and result.shape == before.shape and torch.equal(result, before):
+        if before is not None and torch.equal(result, before.broadcast_to(result.shape)):
             self.added |= blocks
             self.of.pop(id(result), None)  # what was added to the zeros in place is no zero now
         elif isinstance(result, Tensor) and not others and not bool(result.count_nonzero()):
             self.of[id(result)] = (result, blocks)
+            self.met |= blocks if func in SUMS and len(set(map(id, operands))) > 1 else set()
         else:
             self.otherwise |= blocks
         return result

@@ -26,7 +26,7 @@ from secateur.structure.ops import is_view, writes
 from secateur.structure.outputs import Holdings
 from secateur.structure.trace import Region
 from secateur.structure.train_code import in_mode
-from secateur.trees import tensors_within
+from secateur.trees import tensors_within, told_shape
 
 __all__ = ["ASIDE", "Borders", "called_with", "find_borders", "function_name", "output_nodes"]
 
@@ -57,7 +57,7 @@ def called_with(inputs: Inputs) -> tuple[Any, ...]:
     """Return what tells one call from another: the shapes of tensors, and what else is given."""
     leaves, spec = pytree.tree_flatten(inputs)
     described = (
-        tuple(x.shape) if isinstance(x, Tensor) else x if isinstance(x, (bool, int, str)) else type(x) for x in leaves
+        told_shape(x) if isinstance(x, Tensor) else x if isinstance(x, (bool, int, str)) else type(x) for x in leaves
     )
     return (str(spec), *described)
 
@@ -229,7 +229,7 @@ class _Passing(TorchFunctionMode):
         self.running.pop()
 
     def _follow(self, numbers_by_node: dict[Node, list[int]], nodes: Sequence[Node], tensors: Sequence[Tensor]) -> None:
-        self.shapes |= {self._number(tensor): tuple(tensor.shape) for tensor in tensors}
+        self.shapes |= {self._number(tensor): told_shape(tensor) for tensor in tensors}
         if self.decided or len(nodes) != len(tensors):
             self.touch(tensors)
         if len(nodes) == len(tensors):

@@ -10,14 +10,18 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from secateur.structure.axes import Atom, atoms, freeze, is_fixed
-from secateur.structure.carriers import Dimension
+from secateur.randomness import private_draws
+from secateur.state import evaluating, fresh
+from secateur.structure.axes import Atom, Axis, atoms, freeze, is_fixed
+from secateur.structure.carriers import Dimension, Uses
+from secateur.structure.held import mapped_numbers
 from secateur.structure.nodes import innermost, where
 from secateur.structure.ops import flattens
 from secateur.structure.rules import Value, op_name, shape_of
 from secateur.structure.sized_axes import RESHAPES
 from secateur.structure.trace import Graph, first_line, trace
-from secateur.structure.train_code import runs_other_code
+from secateur.structure.train_code import in_mode, runs_other_code
+from secateur.structure.watch import WRITABLE, watch
 from secateur.types import ExampleInputs
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "trace_both",
     "train_traces",
     "turned_traces",
+    "watched",
     "with_train_mode",
 ]
 
@@ -65,7 +70,28 @@ def with_train_mode(model: nn.Module, graph: Graph, **options: Any) -> Graph:
     except Exception as error:  # noqa: BLE001
         why = first_line(error.__cause__ or error)
         return _untrained(graph, f"it runs other code there, which cannot be traced ({why})")
-    return replace(graph, trained=trained)
+    return replace(graph, trained=_with_written(model, graph, trained))
+
+
+def _with_written(model: nn.Module, graph: Graph, trained: Graph) -> Graph:
+    """The graph of train mode, which knows what its own code does with sizes, and those that it alone has written."""
+    uses = trained.uses or watched(model, trained)
+    lost = uses.lost_sizes()
+    written = {d for d in uses.written if d.shape[d.dim] not in lost and not _is_mapped(model, d)}
+    if written:
+        written -= (graph.uses or watched(model, graph)).written
+    return replace(trained, uses=replace(uses, written=written))
+
+
+def _is_mapped(model: nn.Module, dimension: Dimension) -> bool:
+    """Whether a size may come from a mapping of the module whose code sets it, which is not watched."""
+    return dimension.shape[dimension.dim] in mapped_numbers(model.get_submodule(dimension.path)).values()
+
+
+def watched(model: nn.Module, graph: Graph) -> Uses:
+    """Return what a model does with its sizes, of whose trace that is not known yet."""
+    with evaluating(model), private_draws(), in_mode(model, graph.training):
+        return watch(model, *fresh(graph.args, graph.kwargs))[0] or Uses()
 
 
 def _untrained(graph: Graph, why: str) -> Graph:
@@ -136,6 +162,7 @@ def freeze_train_code(
     theirs: Mapping[Node, Any],
     tensors: Mapping[str, Value],
     counted: Container[Dimension],
+    written: Container[Dimension],
     what: str = "train mode",
 ) -> None:
     """Freeze units that train mode alone has, as nothing measures them, and those that its own code counts by numbers.
@@ -144,6 +171,7 @@ def freeze_train_code(
         ours, theirs: the values of the nodes of eval mode and of train mode.
         tensors: the axes of the model's tensors, by name.
         counted: the dimensions whose size the code has from a module or from a tensor.
+        written: those whose size is a number in code that the second alone runs.
         what: what the second are of, in words.
     """
     read = set(_atoms(ours.get(operand) for node in _calls(ours) for operand in node.all_input_nodes))
@@ -152,6 +180,7 @@ def freeze_train_code(
             freeze(atom, f"{what} alone runs it")
     calls, lines = {_call(node) for node in _calls(ours)}, {where(node) for node in _calls(ours)}
     for node in _calls(theirs):
+        _freeze_written(node, theirs[node], written, what)
         if op_name(node) in TAKING and _call(node) not in calls:
             axes = [axis for value in leaves_of(theirs.get(node.all_input_nodes[0])) for axis in value.axes]
         elif op_name(node) in RESHAPES and where(node) not in lines and not flattens(node):
@@ -160,10 +189,24 @@ def freeze_train_code(
         else:
             continue
         for axis in axes:
-            if not is_fixed(axis):
-                freeze(axis, f"{what} counts its units at {where(node)}")
+            _freeze_counted(axis, node, what)
 
 
+def _freeze_written(node: Node, result: Any, written: Container[Dimension], what: str) -> None:
+    """Freeze what an op gives as many units as the code says."""
+    for value in leaves_of(result) if op_name(node) in SIZING else ():
+        for dim, axis in enumerate(value.axes):
+            if Dimension(innermost(node), value.shape, dim) in written:
+                _freeze_counted(axis, node, what)
+
+
+def _freeze_counted(axis: Axis, node: Node, what: str) -> None:
+    if not is_fixed(axis):
+        freeze(axis, f"{what} counts its units at {where(node)}")
+
+
+SIZING = WRITABLE | RESHAPES | {"convolution", "native_channel_shuffle"}
+"""Ops of the functions that are given sizes of what they return."""
 TAKING = {*("slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unbind")}
 
 

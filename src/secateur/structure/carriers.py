@@ -68,6 +68,7 @@ class Uses:
         lost: those that became a whole number that could not be followed, as by ``int()``.
         sizes: the attributes that set sizes, and the dimensions that they set, or were found to be equal to.
         copied: the dimensions whose size set others, and those.
+        written: the dimensions that take a size which is a number in code that is not torch's.
         parameters: the ids of the parameters that it gave to a torch function.
         first_names: the path by which a module is called here, by each of its paths.
     """
@@ -78,6 +79,7 @@ class Uses:
     lost: set[Origin] = field(default_factory=set)
     sizes: dict[Attribute, set[Dimension]] = field(default_factory=dict)
     copied: dict[Dimension, set[Dimension]] = field(default_factory=dict)
+    written: set[Dimension] = field(default_factory=set)
     parameters: set[int] = field(default_factory=set)
     first_names: dict[str, str] = field(default_factory=dict)
 
@@ -89,6 +91,10 @@ class Uses:
         """Whether all that the attribute was read for was seen, and was to set sizes."""
         return self.may_change(attribute) and attribute in self.sizes and attribute not in self.lost
 
+    def lost_sizes(self) -> set[int | None]:
+        """Return the numbers that stand in code as if written there, but come from what was lost from sight."""
+        return {o.shape[o.dim] if isinstance(o, Dimension) else self.values.get(o) for o in self.lost}
+
 
 def both_uses(a: Uses, b: Uses) -> Uses:
     """Return what two forward passes did."""
@@ -99,6 +105,7 @@ def both_uses(a: Uses, b: Uses) -> Uses:
         lost=a.lost | b.lost,
         sizes=_merged(a.sizes, b.sizes),
         copied=_merged(a.copied, b.copied),
+        written=a.written | b.written,
         parameters=a.parameters | b.parameters,
         first_names={**a.first_names, **b.first_names},
     )
@@ -135,6 +142,10 @@ class UseLog:
                 self.uses.sizes.setdefault(origin, set()).update(dimensions)
             else:
                 self.uses.copied.setdefault(origin, set()).update(dimensions)
+
+    def write(self, dimensions: Iterable[Dimension]) -> None:
+        """Note that the code says the size of these."""
+        self.uses.written.update(dimensions)
 
 
 class Carrier:

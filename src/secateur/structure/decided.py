@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def _line() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
+def _asks_if_finite(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an op tells which numbers are none, or infinite: code asks so to stop, and all are finite in a model that works."""
+    if func in COMPARING:
+        return len(args) > 1 and (args[0] is args[1] or (type(args[1]) is float and abs(args[1]) == inf))
+    return func in (aten.isnan.default, aten.isinf.default)
+
+
+COMPARING = {aten.eq.Tensor, aten.ne.Tensor, aten.eq.Scalar, aten.ne.Scalar}
+
+
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows whole numbers through a forward pass, and notes what is asked of tensors."""
 
@@ -97,7 +108,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         chance = torch.Tag.nondeterministic_seeded in func.tags and not self.settled
-        follows = not chance and self._all_follow((args, kwargs or {}), func)
+        follows = not chance and (_asks_if_finite(func, args) or self._all_follow((args, kwargs or {}), func))
         if func is aten._local_scalar_dense.default:
             self._note_number(args[0], result if follows else None)
         elif func in INDEXING:

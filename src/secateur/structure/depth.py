@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,34 +21,45 @@ from secateur.types import ExampleInputs, Keep, Member, Site, Sites
 from secateur.untouched import run_with
 from secateur.wrappers import check_module
 
-__all__ = ["BlockStructure", "Skip", "blocks", "removed_blocks"]
+__all__ = ["BlockStructure", "Shapes", "Skip", "blocks", "removed_blocks"]
 
 TOLERANCE = 1e-5
 
 
+Shapes = tuple[tuple[int | None, ...], ...]
+"""The shapes of the tensors that a block gives; None for a size that is its first input's along the same dimension."""
+
+
 class Skip(nn.Module):
-    """Stands where a block was and gives back the block's first input, or zeros where the model adds them to that.
+    """Stands where a block was and gives back the block's first input, or zeros where the model adds them to something.
 
     Attributes:
-        wrapped: whether the block gave a tuple, of which the first item goes on.
+        wrapped: whether the block gave a tuple.
         zero: whether it gives zeros.
+        shapes: of those, where the block gave other tensors than one of its input's shape.
 
     >>> Skip()(torch.ones(2), "what else the block was given"), Skip(zero=True)(torch.ones(2))
     (tensor([1., 1.]), tensor([0., 0.]))
+    >>> [y.shape for y in Skip(wrapped=True, zero=True, shapes=((None, None), (None, 1)))(torch.ones(5, 3))]
+    [torch.Size([5, 3]), torch.Size([5, 1])]
     """
 
-    def __init__(self, wrapped: bool = False, zero: bool = False) -> None:
+    def __init__(self, wrapped: bool = False, zero: bool = False, shapes: Shapes = ()) -> None:
         super().__init__()
-        self.wrapped, self.zero = wrapped, zero
+        self.wrapped, self.zero, self.shapes = wrapped, zero, shapes
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return `x`, or zeros, in a tuple if the block returned one."""
+        if self.shapes:
+            sizes = [[x.shape[dim] if size is None else size for dim, size in enumerate(s)] for s in self.shapes]
+            zeros = tuple(x.new_zeros(size) for size in sizes)
+            return zeros if self.wrapped else zeros[0]
         passed = torch.zeros_like(x) if self.zero else x
         return (passed,) if self.wrapped else passed
 
     def extra_repr(self) -> str:
         """Say what printing shows."""
-        return ", ".join(name for name in ("wrapped", "zero") if getattr(self, name))
+        return ", ".join(name for name in ("wrapped", "zero", "shapes") if getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +71,7 @@ class BlockStructure:
         paths: for each site the module paths of its blocks, in order.
         wrapped: the paths of the blocks that return tuples.
         added: the paths of the blocks whose answers the model adds to something.
+        shapes: of those, the shapes of what gives other tensors than one of its input's shape.
     """
 
     args: tuple[Any, ...]
@@ -67,6 +79,11 @@ class BlockStructure:
     paths: Mapping[str, tuple[str, ...]]
     wrapped: frozenset[str]
     added: frozenset[str] = frozenset()
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
+
+    def skip(self, path: str) -> Skip:
+        """Return what stands in the place of a block."""
+        return Skip(path in self.wrapped, path in self.added, self.shapes.get(path, ()))
 
 
 @usual
@@ -75,7 +92,7 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
 
     A site is a container (`nn.Sequential`, `nn.ModuleList`); its units are those of its blocks that pass their input
     on unchanged when all their parameters are zero, as residual blocks do, or that answer zeros then, which the model
-    adds to something or takes from it (``x = x + block(x)``). Of such a block the model may use the answer alone: neither
+    adds to something or takes from it (``x = x + block(x)``), of whatever shape, and several of them too. Of such a block the model may use the answer alone: neither
     its layers nor its weights. That is tried on the example inputs, not guessed. `secateur.cut` puts a
     `Skip` in a removed block's place, so the other blocks keep their names.
 
@@ -100,12 +117,14 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
     paths: dict[str, list[str]] = {}
     frozen: dict[str, str] = {}
     calls, uncalled, asks_mode = _calls(model, args, kwargs)
-    problems = {path: _problem(model.get_submodule(path), call) for path, call in calls.items()}
-    zeros = [path for path, problem in problems.items() if problem == ZERO]
+    tried = {path: _tried(model.get_submodule(path), call) for path, call in calls.items()}
+    zeros = [path for path, (_, answers_zeros) in tried.items() if answers_zeros]
     added = added_blocks(model, zeros, (args, kwargs)) if zeros else frozenset()
-    wrapped = {path for path, call in calls.items() if isinstance(call[2], tuple)}
-    problems |= dict.fromkeys(added, "")
-    skips = {path: Skip(path in wrapped, path in added) for path, problem in problems.items() if not problem}
+    problems = {path: "" if path in added else problem for path, (problem, _) in tried.items()}
+    wrapped = frozenset(path for path, call in calls.items() if isinstance(call[2], tuple))
+    shapes = {path: _shapes(calls[path]) for path in sorted(added) if not _is_like_input(calls[path])}
+    structure = BlockStructure(args, kwargs, {}, wrapped, added, shapes)
+    skips = {path: structure.skip(path) for path, problem in problems.items() if not problem}
     problems |= needed_blocks(model, skips, (args, kwargs), asks_mode) if skips else {}
     for path, reason in (problems | uncalled).items():
         container = path.rpartition(".")[0]
@@ -115,12 +134,9 @@ def blocks(model: nn.Module, example_inputs: ExampleInputs, ignore: Iterable[str
         else:
             paths.setdefault(container, []).append(path)
     table = {name: _site(model, name, block_paths) for name, block_paths in paths.items()}
-    structure = BlockStructure(args, kwargs, {n: tuple(p) for n, p in paths.items()}, frozenset(wrapped), added)
-    return Sites(table, frozen, structure)
+    return Sites(table, frozen, replace(structure, paths={n: tuple(p) for n, p in paths.items()}))
 
 
-ZERO = "is no residual block"
-"""Of a block that answers zeros where its parameters are."""
 BY_LAYERS = "code calls its layers one by one; it can be skipped where the block itself is called"
 Called = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 
@@ -171,26 +187,49 @@ def _calls(
     return calls_by_path, uncalled, reads.asked_mode
 
 
-def _problem(block: nn.Module, call: Called) -> str:
-    """Why a block cannot be skipped; empty when it can."""
+def _tried(block: nn.Module, call: Called) -> tuple[str, bool]:
+    """Why a block's input cannot stand for its answer, empty where it can; and whether its answers are zeros where its parameters are."""
     args, kwargs, out = call
-    first = args[0] if args else None
-    passed = out[0] if isinstance(out, tuple) and len(out) == 1 else out
-    if not isinstance(first, Tensor) or not isinstance(passed, Tensor):
-        return "takes or gives no single tensor"
-    if first.shape != passed.shape:
-        return "changes the shape of its input"
+    first, answers = args[0] if args else None, _answers(out)
+    if not isinstance(first, Tensor) or not answers or not all(isinstance(y, Tensor) for y in answers):
+        return "takes or gives no single tensor", False
+    changes = "takes or gives no single tensor" if len(answers) > 1 else "changes the shape of its input"
+    changes = "" if _is_like_input(call) else changes
+    if changes and any(not y.dim() or y.dtype != first.dtype for y in answers):
+        return changes, False
     if first.is_floating_point() and not bool(first.count_nonzero()):
         # Of zeros no block shows whether it passes them on.
         first = torch.ones_like(first)
     zeros = {name: torch.zeros_like(p) for name, p in block.named_parameters()}
     with evaluating(block), private_draws():
-        result = run_with(block, zeros, (first, *args[1:]), kwargs)
-    result = result[0] if isinstance(result, tuple) else result
-    if not bool(result.count_nonzero()):
-        return ZERO
+        results = _answers(run_with(block, zeros, (first, *args[1:]), kwargs))
+    answers_zeros = not any(bool(y.count_nonzero()) for y in results)
+    if changes or answers_zeros:
+        return changes or "is no residual block", answers_zeros
     scale = max(float(first.abs().max()), torch.finfo(torch.float32).tiny)
-    return "" if float((result - first).abs().max()) / scale <= TOLERANCE else "is no residual block"
+    passes_on = float((results[0] - first).abs().max()) / scale <= TOLERANCE
+    return "" if passes_on else "is no residual block", False
+
+
+def _answers(out: Any) -> tuple[Any, ...]:
+    return out if isinstance(out, tuple) else (out,)
+
+
+def _is_like_input(call: Called) -> bool:
+    """Whether a block gave one tensor, of the shape of its first input."""
+    args, _, out = call
+    answers = _answers(out)
+    return len(answers) == 1 and bool(answers[0].shape == args[0].shape)
+
+
+def _shapes(call: Called) -> Shapes:
+    """The shapes of what a block gave; of the samples, and where else a size is that of its input, it takes the input's."""
+    args, _, out = call
+    given = tuple(args[0].shape)
+    return tuple(
+        tuple(None if dim < len(given) and given[dim] == size else size for dim, size in enumerate(y.shape))
+        for y in _answers(out)
+    )
 
 
 def _site(model: nn.Module, name: str, paths: list[str]) -> Site:
@@ -205,7 +244,7 @@ def _site(model: nn.Module, name: str, paths: list[str]) -> Site:
 def removed_blocks(structure: BlockStructure, keep: Keep) -> dict[str, Skip]:
     """Return the paths of the blocks that `keep` marks False, and what stands in the place of each."""
     return {
-        path: Skip(path in structure.wrapped, path in structure.added)
+        path: structure.skip(path)
         for name, keep_mask in keep.items()
         for path, stays in zip(structure.paths[name], keep_mask.tolist(), strict=True)
         if not stays

@@ -54,7 +54,8 @@ def compared_tensors(outputs: Any) -> list[Tensor]:
     [tensor([1.])]
     """
     once = {id(tensor): tensor for tensor in tensors_within(outputs)}
-    return [tensor for tensor in once.values() if tensor.dtype is not torch.bool]
+    whole = [part for tensor in once.values() for part in (tensor.unbind() if tensor.is_nested else (tensor,))]
+    return [tensor for tensor in whole if tensor.dtype is not torch.bool]
 
 
 def is_usable(outputs: Any) -> bool:

@@ -104,6 +104,8 @@ def graph_structure(model: nn.Module, graph: Graph, free: bool) -> Structure:
     traced = traced or trace(model, args or kwargs, quick=False, free=free, **ways)
     if graph.trained is not None:
         traced = with_train_mode(model, traced, quick=False, **exported_like(graph.trained))
+    # What was not seen of a recorded network tied nothing in the sites that are cut.
+    traced = traced if graph.uses is not None else replace(traced, uses=None)
     return infer(turned_alike(model, traced, graph))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NoReturn
 
 import torch
@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from secateur.structure.jit_traces import traced
 from secateur.types import InputError
 
 __all__ = ["CutGraph", "GraphPart", "mode_of", "part_tree"]
@@ -217,6 +218,17 @@ class CutGraph(_Guarded, GraphModule):
         # In place of the bare modules that torch makes for the tensors that are read.
         vars(self).update({name: copy.copy(vars(root)[name]) for name in INTERNAL if name in vars(root)})
         vars(self).update({name: vars(root)[name] for name in ("kind", "written") if name in vars(root)})
+
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run while `torch.jit.trace` watches, for which torch calls this."""
+        return traced(partial(super()._slow_forward, *args, **kwargs))
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse what `torch.jit.script` asks for."""
+        raise InputError(
+            "torch.jit.script takes code of Python, and a graph has none: use torch.jit.trace or torch.export.export, or cut the model "
+            "in module form"
+        )
 
     def __copy__(self) -> CutGraph:
         other = CutGraph(self, self.graph, type(self).__name__)

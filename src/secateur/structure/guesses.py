@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.checks import is_whole
-from secateur.randomness import private_draws
-from secateur.state import evaluating, fresh
 from secateur.structure.axes import Atom, keep_vector
+from secateur.structure.both_modes import watched
 from secateur.structure.carriers import Attribute, Dimension, Uses, both_uses
 from secateur.structure.held import held, is_settings, mapped_numbers
 from secateur.structure.infer import Structure
@@ -22,9 +21,6 @@ from secateur.structure.literals import size_changes
 from secateur.structure.mend import Edits, differs
 from secateur.structure.nodes import module_paths
 from secateur.structure.sized_axes import SizedAxes
-from secateur.structure.trace import Graph
-from secateur.structure.train_code import in_mode
-from secateur.structure.watch import watch
 
 __all__ = ["proposals"]
 
@@ -220,12 +216,7 @@ def _is_of_torch(module: nn.Module) -> bool:
 def _uses(model: nn.Module, structure: Structure) -> Uses:
     """What the model reads its attributes for; a recorded graph was not watched yet."""
     traced = [t for t in (structure.graph, structure.graph.trained) if t is not None]
-    return reduce(both_uses, (t.uses or _watch(model, t) for t in traced))
-
-
-def _watch(model: nn.Module, graph: Graph) -> Uses:
-    with evaluating(model), private_draws(), in_mode(model, graph.training):
-        return watch(model, *fresh(graph.args, graph.kwargs))[0] or Uses()
+    return reduce(both_uses, (t.uses or watched(model, t) for t in traced))
 
 
 def _watched(uses: Uses, path: str, name: str) -> Attribute:

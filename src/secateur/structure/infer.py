@@ -138,9 +138,12 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     solver.freeze_what_nothing_reads()
     solver.freeze_what_nothing_makes()
     in_training = {node: value for node, value in solver.values.items() if node not in values and node not in turned}
-    for what, theirs in (("train mode", in_training), ("an input that is set otherwise than on the example", turned)):
+    for what, theirs, traces in (
+        ("train mode", in_training, train_traces(graph)),
+        ("an input that is set otherwise than on the example", turned, turned_traces(graph)),
+    ):
         if theirs:
-            freeze_train_code(values, theirs, solver.tensors, solver.ties.counted, what)
+            freeze_train_code(values, theirs, solver.tensors, solver.ties.counted, _written(traces), what)
     if graph.packed:
         solver.freeze_statistics("a statistic in a model of packed sequences")
     for traced in [*graph.traces, *train_traces(graph), *turned_traces(graph)]:
@@ -362,7 +365,16 @@ def _atoms_of(result: Any) -> set[Atom]:
 def _counted(graph: Graph) -> frozenset[Dimension]:
     """The dimensions whose size comes from an attribute or a shape, by every name of the module that sets it."""
     uses = reduce(both_uses, (traced.uses for traced in _every(graph) if traced.uses), Uses())
-    dimensions = {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims}
+    return _by_every_name(uses, {d for dims in (*uses.sizes.values(), *uses.copied.values()) for d in dims})
+
+
+def _written(traces: Iterable[Graph]) -> frozenset[Dimension]:
+    """The dimensions whose size is a number in code that these traces alone run."""
+    uses = [traced.uses for traced in traces if traced.uses]
+    return frozenset().union(*(_by_every_name(u, u.written) for u in uses))
+
+
+def _by_every_name(uses: Uses, dimensions: Iterable[Dimension]) -> frozenset[Dimension]:
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name, first in uses.first_names.items():
         names[first].append(name)

@@ -32,6 +32,8 @@ class _Sizes:
 
     def list_of(self, name: str, axes: Sequence[Axis]) -> dict[str, Any]:
         """A list of sizes that lines up with `axes`; −1 stays −1."""
+        if name not in self.arguments:  # a view as another type takes none
+            return {}
         old = self.arguments[name]
         return {
             name: [s if not isinstance(s, int) or s == -1 else self.count(a) for s, a in zip(old, axes, strict=True)]

@@ -72,12 +72,16 @@ def _is_one(a: Axis, b: Axis) -> bool:
 def _apart(uses: Uses, places: _Places) -> Iterator[tuple[Dimension, Axis, Axis]]:
     """The axes that took a size that none of theirs has, each with the first that it may have been read from."""
     for origin, dimensions in sorted(uses.copied.items(), key=str):
-        sources = list(places.axes(origin))
+        sources = places.holders(origin)
         for dimension in sorted(dimensions, key=str):
             if sources and origin.shape[origin.dim] == dimension.shape[dimension.dim]:
-                for axis in list(places.axes(dimension, reshaped=True)):
-                    if not any(_is_one(axis, source) for source in sources):
-                        yield origin, axis, sources[0]
+                for node in places.holders(dimension, reshaped=True):
+                    axis = places.values[node].axes[dimension.dim]
+                    # Of what cannot change its size was not read, where nothing before is as large and cannot change either.
+                    of = [n for n in sources if places.is_before(n, node)] if is_fixed(axis) else sources
+                    axes = [places.values[n].axes[origin.dim] for n in of]
+                    if axes and not any(is_fixed(a) if is_fixed(axis) else _is_one(axis, a) for a in axes):
+                        yield origin, axis, axes[0]
 
 
 def _fractions(uses: Uses, places: _Places) -> Iterator[tuple[Dimension, Dimension]]:
@@ -115,31 +119,61 @@ def _freeze(axes: list[Axis], because: str) -> None:
             freeze(axis, because)
 
 
+_Held = defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]]
+"""Tensors by the module that has them in its hands, and by their shapes."""
+
+
+def _takes_size(node: Node, dim: int) -> bool:
+    """Whether an op reshapes to a size that it is given there, rather than to what is left (−1)."""
+    if node.op != "call_function" or op_name(node) not in RESHAPES:
+        return False
+    sizes = node.args[1] if len(node.args) == 2 else None
+    return not isinstance(sizes, (list, tuple)) or sizes[dim] != -1
+
+
 class _Places:
     """The tensors that each module's own code has in its hands, by their shapes: what it computes, and what enters it."""
 
     def __init__(self, uses: Uses, values: Mapping[Node, Any]) -> None:
         self.uses, self.values = uses, values
-        self.nodes: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
-        self.given: defaultdict[tuple[str, tuple[int, ...]], dict[Node, None]] = defaultdict(dict)
+        self.order = {node: number for number, node in enumerate(values)}
+        self.nodes: _Held = defaultdict(dict)
+        self.given: _Held = defaultdict(dict)
+        self.passed_on: _Held = defaultdict(dict)
         paths = {node: module_paths(node) or [""] for node in values}
         for node, stack in paths.items():
             for neighbour in (*node.all_input_nodes, node):
                 if not isinstance(values.get(neighbour), Value):
                     continue
+                theirs = paths[neighbour]
                 for path in stack:
-                    if path == stack[-1] or path not in paths[neighbour]:
+                    if path == stack[-1] or path not in theirs:
                         self.nodes[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
-                    if path not in paths[neighbour] and not any(values[neighbour].source):
+                    if path not in theirs and not any(values[neighbour].source):
                         self.given[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
+                common = next((path for path in reversed(theirs) if path in stack), "")
+                for path in (common, *(path for path in theirs if path not in stack)):
+                    self.passed_on[uses.first_names.get(path, path), shape_of(neighbour)][neighbour] = None
+
+    def holders(self, dimension: Dimension, reshaped: bool = False) -> list[Node]:
+        """Return what a dimension may be of; reshaped tensors alone where that is asked for.
+
+        Where nothing in the module computes with one of that shape, it is of those that go from one of its parts to another.
+        """
+        key = dimension.path, dimension.shape
+        held = (self.given.get(key) if dimension.given else None) or self.nodes.get(key)
+        if reshaped:
+            return [node for node in held or () if _takes_size(node, dimension.dim)]
+        return list(held or self.passed_on.get(key) or ())
+
+    def is_before(self, node: Node, other: Node) -> bool:
+        """Whether a node runs before another one."""
+        return self.order[node] < self.order[other]
 
     def axes(self, dimension: Dimension, reshaped: bool = False) -> Iterator[Axis]:
         """Yield the axes that a dimension may be of; of reshaped tensors alone where that is asked for."""
-        key = dimension.path, dimension.shape
-        given = self.given.get(key, {}) if dimension.given else {}
-        for node in given or self.nodes.get(key, {}):
-            if not reshaped or (node.op == "call_function" and op_name(node) in RESHAPES):
-                yield self.values[node].axes[dimension.dim]
+        for node in self.holders(dimension, reshaped):
+            yield self.values[node].axes[dimension.dim]
 
     def sized(self, attribute: Attribute) -> Iterator[Axis]:
         """Yield the axes of reshaped tensors that an attribute's very number sizes."""

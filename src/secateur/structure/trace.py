@@ -343,11 +343,25 @@ def _export(
 def _refusal(model: nn.Module, error: Exception) -> str:
     line = model_line(error)
     return (
-        f"{type(model).__name__} cannot be traced: {f'{line}: ' if line else ''}{first_line(error)}. Usual causes: control "
-        "flow that depends on the values of tensors (use torch.where, or put what stands before and after the "
-        "decision into submodules, inside of which can be cut), .item(), numpy in the forward pass, or a custom autograd "
-        "function. torch.export.export(model, inputs, strict=False) shows the whole trace."
+        f"{type(model).__name__} cannot be traced: {f'{line}: ' if line else ''}{first_line(error)}. "
+        f"{NESTED if _meets_nested(error) else CAUSES} torch.export.export(model, inputs, strict=False) shows the whole trace."
     )
+
+
+CAUSES = (
+    "Usual causes: control flow that depends on the values of tensors (use torch.where, or put what stands before and after the "
+    "decision into submodules, inside of which can be cut), .item(), numpy in the forward pass, or a custom autograd function."
+)
+NESTED = (
+    "Its forward pass makes nested tensors, which torch does not export: pad them, as by torch.nested.to_padded_tensor, and mask "
+    "what was padded; or put what stands before and after them into submodules, inside of which can be cut."
+)
+
+
+def _meets_nested(error: BaseException) -> bool:
+    """Whether it is in torch's code of nested tensors that an error comes from."""
+    places = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return "_nested_" in first_line(error) or any("/torch/nested/" in place.replace("\\", "/") for place in places)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import builtins
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations, combinations_with_replacement
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def by_shapes() -> Iterator[Traceable]:
             setattr(functions, name, here(originals[name], replacement))
         transformer._detect_is_causal_mask = here(causal, _as_told)
         shapes.update(dict.fromkeys(grouped, _grouped))
-        with _DataDetached():
+        with _Written():
             yield noted
     finally:
         transformer._detect_is_causal_mask = causal
@@ -88,11 +89,50 @@ def by_shapes() -> Iterator[Traceable]:
             delattr(functions, name)  # the module finds torch's own by itself
 
 
-class _DataDetached(TorchFunctionMode):
-    """Gives a tensor's ``data`` as `detach` does, which the exporter sees; without gradients the two are one."""
+class _Written(TorchFunctionMode):
+    """Gives by ops that the exporter takes what torch's functions compute by others, or after a look at values.
+
+    So is a tensor's ``data``, which it does not see; without gradients that is what `detach` gives.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0].detach() if func == DATA else func(*args, **(kwargs or {}))
+        return args[0].detach() if func == DATA else WRITTEN.get(func, func)(*args, **(kwargs or {}))
+
+
+def _covariance(x: Tensor, *, correction: int = 1, fweights: Any = None, aweights: Any = None) -> Tensor:
+    """What `torch.cov` gives, which compares a number made of sizes with zero."""
+    if fweights is not None or aweights is not None:
+        return torch.cov(x, correction=correction, fweights=fweights, aweights=aweights)
+    rows = x.view(1, -1) if x.dim() < 2 else x
+    centred = rows - rows.mean(1, keepdim=True)
+    return (centred @ centred.mH / max(rows.shape[1] - correction, 0)).squeeze()
+
+
+def _correlation(x: Tensor) -> Tensor:
+    """What `torch.corrcoef` gives."""
+    covariance = _covariance(x)
+    if covariance.dim() == 0:
+        return covariance / covariance
+    deviation = covariance.diagonal().real.sqrt()
+    correlation = covariance / deviation[:, None] / deviation
+    if correlation.is_complex():
+        return torch.complex(correlation.real.clamp(-1, 1), correlation.imag.clamp(-1, 1))
+    return correlation.clamp(-1, 1)
+
+
+def _combined(x: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+    """What `torch.combinations` gives, which chooses by a mask of the sizes alone."""
+    combine = combinations_with_replacement if with_replacement else combinations
+    places = torch.tensor(list(combine(range(len(x)), r)), dtype=torch.int64, device=x.device)
+    return x[places.view(-1, r)]
+
+
+WRITTEN: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys((torch.cov, Tensor.cov), _covariance),
+    **dict.fromkeys((torch.corrcoef, Tensor.corrcoef), _correlation),
+    torch.combinations: _combined,
+}
+"""What is called in the place of torch's functions."""
 
 
 LONGEST = 24

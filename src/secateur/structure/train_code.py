@@ -22,7 +22,7 @@ from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
 from secateur.structure.asking import ModeReads, is_of_torch, mode_reads, said_in_training
 from secateur.structure.outputs import Holdings
-from secateur.trees import tensors_within
+from secateur.trees import tensors_within, told_shape
 from secateur.untouched import writes_refused
 
 __all__ = ["CallLog", "in_mode", "logged_pass", "runs_other_code", "trained"]
@@ -155,7 +155,8 @@ class CallLog:
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Note one op."""
         name = func._schema.name.removeprefix("aten::").rstrip("_")
-        if not (isinstance(result, Tensor) and self._ties_nothing(name, args, result)):
+        is_plain = isinstance(result, Tensor) and not result.is_nested
+        if not (is_plain and self._ties_nothing(name, args, result)):
             told = self._told(args), self._told(list(kwargs.values()))
             for place, tensor in enumerate(tensors_within(result)):
                 self.given_by[tensor] = len(self.calls), place
@@ -165,7 +166,7 @@ class CallLog:
         if isinstance(argument, nn.Parameter):
             return id(argument)
         if isinstance(argument, Tensor):
-            return tuple(argument.shape), self.given_by.get(argument)  # type: ignore[no-untyped-call]
+            return told_shape(argument), self.given_by.get(argument)  # type: ignore[no-untyped-call]
         if isinstance(argument, (list, tuple)):
             return [self._told(inner) for inner in argument]
         return argument if type(argument) in (int, str) else None
@@ -176,7 +177,11 @@ class CallLog:
         operands = [x for x in args if isinstance(x, Tensor)] if name in SCALING else []
         whole = [x for x in operands if id(x) not in self.by_sample]
         if whole:
-            ties_nothing = len(whole) == 1 and whole[0].shape == result.shape
+            scales = [x for x in operands if id(x) in self.by_sample]
+            # One of fewer dimensions lines up with the last axes, and one of a weight with its units.
+            of_samples = not isinstance(whole[0], nn.Parameter) and all(x.dim() == result.dim() for x in scales)
+            scalar = all(x.numel() == 1 for x in scales)
+            ties_nothing = len(whole) == 1 and whole[0].shape == result.shape and (of_samples or scalar)
             if ties_nothing and whole[0] in self.given_by:
                 self.given_by[result] = self.given_by[whole[0]]
             return ties_nothing
@@ -226,7 +231,7 @@ def runs_other_code(
         holdings = Holdings(model, (args, kwargs), buffers=False)
         outputs = model(*args, **kwargs)
         places = {place.name for place, _ in holdings.stored()}
-    once = {id(x): tuple(x.shape) for x in tensors_within(outputs)}
+    once = {id(x): told_shape(x) for x in tensors_within(outputs)}
     other_code = (
         log.calls != in_training.calls
         or any(place not in stored for place in places)

@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from secateur.structure.carriers import Attribute, Dimension, Origin, UseLog, Uses, carried, origins_of, plain
 from secateur.structure.held import is_settings
 
-__all__ = ["watch"]
+__all__ = ["WRITABLE", "watch"]
 
 
 def watch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Uses | None, Any]:
@@ -66,6 +66,11 @@ class _Watch(UseLog):
     def path(self) -> str:
         """The path of the module whose forward pass is running."""
         return self.paths[id(self.running[-1])] if self.running else ""
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether one of torch's own layers runs."""
+        return bool(self.running) and type(self.running[-1]).__module__.startswith("torch.")
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> Any:
         """Return the value of an attribute, carrying its origin where it is a whole number or a row of them."""
@@ -157,7 +162,7 @@ def _watched(log: _Watch) -> Iterator[None]:
             return value
         if type(value) not in (int, tuple, list):
             return log.settings(self, name, value) if name[:1] != "_" and is_settings(value) else value
-        if log.running and log.running[-1] is self and type(self).__module__.startswith("torch."):
+        if log.in_torch and log.running[-1] is self:
             return value  # torch's own layers read theirs as they please; what they do is known
         return log.attribute(self, name, value)
 
@@ -187,6 +192,7 @@ VIEWS = ("view", "reshape", "expand", "broadcast_to", "_unsafe_view")
 FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
 NEW = ("new_zeros", "new_ones", "new_empty")
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split")
+NORMS = ("layer_norm", "rms_norm")
 CONVOLUTIONS = tuple(f"conv{t}{k}d" for t in ("", "_transpose") for k in (1, 2, 3))
 
 # The arguments that are sizes, by the function's name: the first position and the one after the last, and names.
@@ -194,7 +200,7 @@ SIZES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     **dict.fromkeys((*VIEWS, *NEW, "repeat", "tile"), (1, 99, SHAPE_NAMES)),
     **dict.fromkeys(FACTORIES, (0, 99, SHAPE_NAMES)),
     **dict.fromkeys(SPLITS, (1, 2, SPLIT_NAMES)),
-    **dict.fromkeys(("layer_norm", "rms_norm"), (1, 2, ("normalized_shape",))),
+    **dict.fromkeys(NORMS, (1, 2, ("normalized_shape",))),
     **dict.fromkeys(CONVOLUTIONS, (6, 7, ("groups",))),
     **dict.fromkeys(("__getitem__", "__setitem__"), (1, 2, ())),
     "full": (0, 1, SHAPE_NAMES),
@@ -213,6 +219,10 @@ SIZES: dict[str, tuple[int, int, tuple[str, ...]]] = {
 }
 SHAPED = {*VIEWS, *FACTORIES, *NEW, "full", "new_full"}
 """Functions whose sizes line up with the dimensions of what they return."""
+GROUPED = ("group_norm", "channel_shuffle", *CONVOLUTIONS)
+"""Functions that are given a number of groups of channels."""
+WRITABLE = {*SHAPED, "repeat", "unflatten", *NORMS, *GROUPED}
+"""Functions that a size which is written in the code ties to."""
 SCALING = {"mul", "div", "true_divide", "multiply", "divide", "rmul", "rdiv", "rtruediv", "imul", "itruediv"}
 SCALING |= {"pow", "scaled_dot_product_attention", "baddbmm"}
 """Functions that may scale by a number."""
@@ -239,9 +249,11 @@ class _Calls(TorchFunctionMode):
                 self.log.makers[made] = self.log.path
         self.log.uses.parameters |= {id(a) for a in _flat((args, kwargs)) if isinstance(a, nn.Parameter)}
         name = str(getattr(func, "__name__", ""))
+        base_name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         if bare is not args or named is not kwargs:
-            in_place = name.endswith("_") and not name.endswith("__")
-            _Call(self.log, name[:-1] if in_place else name, bare, named, result).note(args, kwargs)
+            _Call(self.log, base_name, bare, named, result).note(args, kwargs)
+        if base_name in WRITABLE and not self.log.in_torch:
+            _Call(self.log, base_name, bare, named, result).note_written(args, kwargs)
         if name.strip("_") in SCALING:
             for number in _flat((args, kwargs)):
                 if type(number) is float:
@@ -278,13 +290,27 @@ class _Call:
 
     def note(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note which arguments set sizes, and that the others are arithmetic."""
-        first, stop, names = SIZES.get(self.name, (len(args), len(args), ()))
+        first, stop, names = self._places()
         self.log.number(origins_of([*args[:first], *args[stop:], *(v for k, v in kwargs.items() if k not in names)]))
-        sizes = [*args[first:stop], *(v for k, v in kwargs.items() if k in names)]
-        if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)):
-            sizes = list(sizes[0])
-        for at, size in enumerate(sizes):
+        for at, size in enumerate(self._sizes(args, kwargs)):
             self.log.size(origins_of(size), self._set_by(at, plain(size)))
+
+    def note_written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note the dimensions whose size is a plain number, which no module and no shape is known to have handed out."""
+        for at, size in enumerate(self._sizes(args, kwargs)):
+            if type(size) is int and size > 1:
+                grouped = self.name in GROUPED
+                self.log.write([self._dimension(self.result, 1)] if grouped else self._set_by(at, size))
+
+    def _places(self) -> tuple[int, int, tuple[str, ...]]:
+        """Which arguments are sizes; none where that is not known."""
+        return SIZES.get(self.name, (99, 99, ()))
+
+    def _sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The arguments that are sizes."""
+        first, stop, names = self._places()
+        sizes = [*args[first:stop], *(v for k, v in kwargs.items() if k in names)]
+        return list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)) else sizes
 
     def _set_by(self, at: int, size: Any) -> list[Dimension]:
         """The dimensions of the result that the size at a place sets, where that is known."""
@@ -295,6 +321,9 @@ class _Call:
         if self.name == "unflatten":
             dim = self.bare[1] if len(self.bare) > 1 else self.named["dim"]
             return [self._dimension(self.result, dim % self.bare[0].dim() + at)]
+        if self.name in NORMS:
+            normalized = self.bare[1] if len(self.bare) > 1 else self.named["normalized_shape"]
+            return [self._dimension(self.result, self.result.dim() - len(normalized) + at)]
         if self.name in SPLITS:
             dim = self.bare[2] if len(self.bare) > 2 else self.named.get("dim", 0)
             return [self._dimension(part, dim % part.dim()) for part in self.result]

@@ -117,6 +117,9 @@ def grouped_product(call: Call) -> Value:
 def add_matmul(call: Call) -> Value:
     a = call["mat1"] or call["batch1"]
     product_value = matrix_product(call, a, call["mat2"] or call["batch2"])
+    if len(product_value.axes) > len(call.shape):  # addbmm sums the products of all samples
+        call.freeze(product_value.axes[0], because="products are summed")
+        product_value = Value(product_value.axes[1:], product_value.zero)
     bias: Value = call["self"]
     call.role(bias, len(bias.axes) - 1, "out")
     zero = product_value.zero and bias.zero and covers([bias], call.shape, [product_value])
