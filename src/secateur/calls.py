@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from secateur.checks import wrong_value
 from secateur.hints import explain
 from secateur.state import own_tensors, tensors
+from secateur.switches import AUTOCAST, defaults_put_back
 from secateur.types import InputError, SecateurError
 from secateur.untouched import UNMADE
 from secateur.wrappers import COMPILED, DISTRIBUTED, unwrapped
@@ -25,8 +26,6 @@ __all__ = ["as_usual", "check_usable", "looking", "running", "shaping", "trainin
 P = ParamSpec("P")
 R = TypeVar("R")
 _WITHIN: ContextVar[bool] = ContextVar("within a call of the library", default=False)
-AUTOCAST = ("cpu", "cuda", "mps", "xpu")
-"""The kinds of device that have an autocast."""
 
 
 def check_usable(tensor: Tensor, doing: str, name: str) -> None:
@@ -86,6 +85,7 @@ def as_usual(model: object = None, doing: str = "secateur", computes: bool = Tru
     (True, False)
     """
     with ExitStack() as stack:
+        stack.enter_context(defaults_put_back())
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not _WITHIN.get():

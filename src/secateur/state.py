@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.checks import in_one_line
+from secateur.switches import defaults_put_back
 from secateur.trees import copied_with, leaves_within, look_into, tensors_within
 from secateur.types import ExampleInputs, InputError, SecateurError, brief
 from secateur.untouched import ParameterWrites, untouched
@@ -304,7 +305,7 @@ def resting(model: nn.Module) -> Iterator[None]:
     are merged into weights.
     """
     writes = ParameterWrites(model)
-    with untouched(model):
+    with defaults_put_back(), untouched(model):
         try:
             with writes, torch.no_grad():
                 model.train()

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["Together", "math_attention", "plain_operations", "unfused_attention"]
+__all__ = ["AUTOCAST", "Together", "defaults_put_back", "math_attention", "plain_operations", "unfused_attention"]
+
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+"""The kinds of device that have an autocast."""
 
 
 class Together:
@@ -45,6 +48,37 @@ class Together:
                 self.inside -= 1
                 if self.inside == 0:
                     self._context.run(self._open.close)
+
+
+@contextmanager
+def defaults_put_back() -> Iterator[None]:
+    """Put back autocast and the default type where a forward pass left them otherwise, as one that was stopped half way does.
+
+    >>> with defaults_put_back():
+    ...     torch.set_default_dtype(torch.float64)
+    >>> torch.get_default_dtype()
+    torch.float32
+    """
+    default, nesting = torch.get_default_dtype(), _autocast_nesting()
+    casts = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in AUTOCAST]
+    try:
+        yield
+    finally:
+        if torch.get_default_dtype() is not default:
+            torch.set_default_dtype(default)
+        for kind, enabled, dtype in casts:
+            if (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) != (enabled, dtype):
+                torch.set_autocast_enabled(kind, enabled)
+                torch.set_autocast_dtype(kind, dtype)
+        for _ in range(_autocast_nesting() - nesting):
+            torch.autocast_decrement_nesting()
+            torch.clear_autocast_cache()  # of weights that were cast
+
+
+def _autocast_nesting() -> int:
+    """How many autocasts stand around."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
 
 
 @contextmanager

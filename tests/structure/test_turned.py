@@ -310,3 +310,22 @@ def test_an_argument_goes_where_the_example_puts_its_own() -> None:
     assert by_name["times=3"] == ((), {"x": X, "times": 3})
     (scaled, *_) = turns(Scaled(), ((X,), {}))
     assert scaled.change(((X,), {}))[1].keys() == {"x", "scale"}
+
+
+class Keeping(nn.Module):
+    """Fills the list that it is given, as a cache, and has a number that code compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, past: list[Tensor], most: int = 8) -> Tensor:
+        past.append(x)
+        y: Tensor = self.b(self.a(torch.cat(past[-most:] if len(past) > most else past, 1)).relu())
+        return y
+
+
+def test_what_a_model_fills_is_filled_for_each_pass_anew() -> None:
+    past = [torch.randn(2, 3, 4)]
+    sites = sc.channels(Keeping(), (torch.randn(2, 1, 4), past))
+    assert len(past) == len(sites.structure.graph.args[1]) == 1

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.randomness import private_draws
 from secateur.state import fresh, own_tensors
 from secateur.structure.frames import Inputs
-from secateur.switches import unfused_attention
+from secateur.switches import defaults_put_back, unfused_attention
 from secateur.untouched import copied
 
 __all__ = ["DOUBLE", "Fetch", "run_substituted"]
@@ -78,7 +78,7 @@ def run_substituted(
     with torch.no_grad():
         for name, buffer in shells.buffers.items():
             buffer.copy_(fetch(name))
-        with _Substitutes(shells, fetch), private_draws(), unfused_attention():
+        with _Substitutes(shells, fetch), private_draws(), unfused_attention(), defaults_put_back():
             # Back and forth, as tables that a module keeps for evaluation were made from other weights.
             shells.model.train()
             shells.model.eval()

@@ -90,7 +90,7 @@ def compared_with(model: nn.Module, changed: Callable[[], Any], modes: Iterable[
 
     Args:
         model: it is left as it is.
-        changed: returns the inputs, positional and by name.
+        changed: returns the inputs, positional and by name, in containers of their own.
         modes: whether in train mode, for each pass.
     """
     for training in modes:

@@ -90,7 +90,7 @@ def turns(
     noted = {leaf.name: list[Any]() for leaf in leaves if type(leaf.value) in (int, float, str)}
 
     def noting_inputs() -> Inputs:
-        changed = inputs
+        changed = fresh(*inputs)  # a forward pass may fill what it is given
         for leaf in leaves:
             if leaf.name in noted:
                 changed = leaf.changed(noting(leaf.value, noted[leaf.name]), changed)
