@@ -105,3 +105,22 @@ def test_what_shares_a_number_with_what_stays_is_frozen() -> None:
     assert list(channels(model, X)) == ["0", "2", "3.query.heads"]
     # There most of its units would be lost, and what is cut of the values is a graph.
     assert "value" in channels(ReturnsQueries().eval(), X)
+
+
+def test_a_stream_of_one_width_with_all_heads_is_no_head_dimension_in_parts() -> None:
+    class Wide(Attention):
+        """The stream is as wide as all heads, by one attribute, and reshaped to it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(12, 12) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.view(-1, 5, self.width)
+            q, k, v = (each(x).view(-1, 5, self.heads, self.dim) for each in (self.query, self.key, self.value))
+            mixed = torch.einsum("bqhd,bkhd->bhqk", q, k).mul(self.scaling).softmax(-1)
+            y: Tensor = self.out(torch.einsum("bhqk,bkhd->bqhd", mixed, v).reshape(-1, 5, self.width))
+            return y
+
+    sites = channels(nn.Sequential(nn.Linear(6, 12), Wide()).eval(), X)
+    assert {name: site.size for name, site in sites.items()} == {"0": 12, "1.query.heads": 3, "1.query.head_dim": 4}
