@@ -274,8 +274,10 @@ def test_what_a_module_keeps_of_its_sizes_writes_nothing_down_afterwards() -> No
 
 def test_what_two_passes_did_is_all_that_either_did() -> None:
     there, here = Dimension("a", (2, 3), 0), Dimension("b", (4,), 0)
+    together = frozenset({WIDTH, COUNT})
     first = Uses({WIDTH}, {WIDTH: 6}, {there}, {WIDTH}, {WIDTH: {there}}, {there: {here}}, {1}, {"a": "a"})
     second = Uses({COUNT}, {COUNT: 3}, {here}, {COUNT}, {WIDTH: {here}}, {here: {there}}, {2}, {"b": "b"})
+    first.together, second.together = {together: {there}}, {together: {here}}
     both = both_uses(first, second)
     assert vars(both) == vars(
         Uses(
@@ -287,6 +289,7 @@ def test_what_two_passes_did_is_all_that_either_did() -> None:
             {there: {here}, here: {there}},
             {1, 2},
             {"a": "a", "b": "b"},
+            together={together: {there, here}},
         )
     )
     assert first.sizes == {WIDTH: {there}}

@@ -14,6 +14,7 @@ __all__ = [
     "Carrier",
     "Dimension",
     "Origin",
+    "Origins",
     "UseLog",
     "Uses",
     "both_uses",
@@ -52,8 +53,8 @@ class Dimension:
 
 
 Origin = Attribute | Dimension
-_Read = TypeVar("_Read", Attribute, Dimension)
 Origins = frozenset[Origin]
+_Read = TypeVar("_Read", Attribute, Dimension, Origins)
 
 
 @dataclass(eq=False)
@@ -71,6 +72,7 @@ class Uses:
         written: the dimensions that take a size which is a number in code that is not torch's.
         parameters: the ids of the parameters that it gave to a torch function.
         first_names: the path by which a module is called here, by each of its paths.
+        together: what set sizes, one or several that a size was computed of, and the dimensions that they set.
     """
 
     read: set[Attribute] = field(default_factory=set)
@@ -82,6 +84,7 @@ class Uses:
     written: set[Dimension] = field(default_factory=set)
     parameters: set[int] = field(default_factory=set)
     first_names: dict[str, str] = field(default_factory=dict)
+    together: dict[Origins, set[Dimension]] = field(default_factory=dict)
 
     def may_change(self, attribute: Attribute) -> bool:
         """Whether the attribute was read and, as far as could be seen, for no arithmetic."""
@@ -108,6 +111,7 @@ def both_uses(a: Uses, b: Uses) -> Uses:
         written=a.written | b.written,
         parameters=a.parameters | b.parameters,
         first_names={**a.first_names, **b.first_names},
+        together=_merged(a.together, b.together),
     )
 
 
@@ -137,6 +141,8 @@ class UseLog:
 
     def size(self, origins: Origins, dimensions: Iterable[Dimension]) -> None:
         """Note that these set a size, and of which dimensions."""
+        if origins:
+            self.uses.together.setdefault(origins, set()).update(dimensions)
         for origin in origins:
             if isinstance(origin, Attribute):
                 self.uses.sizes.setdefault(origin, set()).update(dimensions)

@@ -181,11 +181,16 @@ def _held(module: nn.Module, name: str) -> Any:
 def _sizes_after(
     places: SizedAxes, dimensions: Iterable[Dimension], number: int, gone: Mapping[Atom, Tensor]
 ) -> list[int]:
-    """The sizes that those of the dimensions have after the cut that had this one; else the same share of a multiple."""
+    """The sizes that those of the dimensions have after the cut that had this one; else the same share of a multiple or a fraction.
+
+    Where there are reshaped tensors among them, they are of those: what is as large beside them, such as a stream, was not set.
+    """
     ordered = sorted(dimensions, key=str)
     exact = [d for d in ordered if d.shape[d.dim] == number]
     multiples = [d for d in ordered if number > 1 and d.shape[d.dim] % number == 0]
-    left = {axis: int(keep_vector(axis, gone).sum()) for axis in places.axes(exact or multiples)}
+    fractions = [d for d in ordered if d.shape[d.dim] > 1 and number % d.shape[d.dim] == 0]
+    reshaped, every = (list(places.axes(exact or multiples or fractions, reshaped)) for reshaped in (True, False))
+    left = {axis: int(keep_vector(axis, gone).sum()) for axis in reshaped or every}
     return list(
         dict.fromkeys(number * size // axis.size for axis, size in left.items() if number * size % axis.size == 0)
     )

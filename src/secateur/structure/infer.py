@@ -19,7 +19,7 @@ from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, 
 from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
-from secateur.structure.read_sizes import reads_apart, tie_first_reads, tie_read_sizes
+from secateur.structure.read_sizes import Tie, tie_read_sizes, ties_of
 from secateur.structure.rules import RULES, Call, Ties, Value, fixed_value, freeze_all, op_name
 from secateur.structure.site_table import find_frozen, find_sites, first_use
 from secateur.structure.temperature import freeze_temperatures
@@ -98,24 +98,32 @@ WORTH_A_MODULE = 0.7
 def infer(graph: Graph) -> Structure:
     """Return the structure of a traced model.
 
-    Where code gives a size that it read from one tensor to another, either both are one, or the cut model is a graph. They
-    are one where no graph is ever written, and where that leaves most units free. Where a module could lose nothing at all,
-    what a graph could is free.
+    Where code gives a size that it read from one tensor to another, or the number of one attribute to several, either they
+    are one, or the cut model is a graph. They are one where no graph is ever written, and where that leaves most units free.
+    Where a module could lose nothing at all, what a graph could is free.
     """
-    structure = _inferred(graph, tied=graph.without_form)
+    structure = _inferred(graph, (tie_read_sizes,) if graph.without_form else ())
     if graph.without_form or graph.uses is None:
         return structure
     if not structure.sites:
-        return _inferred(graph, tied=False, as_module=False)
-    if not reads_apart(graph.uses, structure.values):
-        return structure
-    tied = _inferred(graph, tied=True)
-    free, left = (sum(site.size for site in s.sites.values()) for s in (structure, tied))
-    return tied if left >= WORTH_A_MODULE * free else structure
+        return _inferred(graph, as_module=False)
+    ties = ties_of(graph.uses, structure.values)
+    for some in dict.fromkeys((ties, *((tie,) for tie in ties))) if ties else ():
+        tied = _inferred(graph, some)
+        if _left(structure, tied) >= WORTH_A_MODULE * sum(site.size for site in structure.sites.values()):
+            return tied
+    return structure
 
 
-def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
-    """The structure; with `tied`, sizes that are read from a shape are one with those that they set.
+def _left(structure: Structure, tied: Structure) -> int:
+    """How many units stay free where some are tied; those that are one with others count, those of larger groups do not."""
+    sizes = {(m.parameter, m.dim, site.size) for site in tied.sites.values() for m in site.members}
+    sites = structure.sites.values()
+    return sum(s.size for s in sites if any((m.parameter, m.dim, s.size) in sizes for m in s.members))
+
+
+def _inferred(graph: Graph, ties: tuple[Tie, ...] = (), as_module: bool = True) -> Structure:
+    """The structure, with the axes made one that `ties` finds.
 
     With `as_module`, what a module could not shrink without another temperature of its attention stays whole.
     """
@@ -149,8 +157,8 @@ def _inferred(graph: Graph, tied: bool, as_module: bool = True) -> Structure:
     for traced in [*graph.traces, *train_traces(graph), *turned_traces(graph)]:
         if traced.uses is not None:
             seen = turned if traced in turned_traces(graph) else in_training if traced.training else values
-            if tied:
-                (tie_read_sizes if graph.without_form else tie_first_reads)(traced.uses, seen)
+            for tie in ties:
+                tie(traced.uses, seen)
             if as_module:
                 freeze_temperatures(traced.uses, seen, solver.ties)
     order = first_use(graph)

@@ -8,18 +8,21 @@ size. A graph could be written with two; where none can be, they are one axis. S
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch.fx import Node
 
 from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unify
-from secateur.structure.carriers import Attribute, Dimension, Uses
+from secateur.structure.carriers import Attribute, Dimension, Origins, Uses
 from secateur.structure.nodes import module_paths
 from secateur.structure.rules import Value, op_name, shape_of
 from secateur.structure.sized_axes import RESHAPES
 
-__all__ = ["reads_apart", "tie_first_reads", "tie_read_sizes"]
+__all__ = ["Tie", "tie_alike", "tie_first_reads", "tie_read_sizes", "ties_of"]
+
+Tie = Callable[[Uses, Mapping[Node, Any]], None]
+"""Makes one of axes, given what was read and set, and what the rules found for every node."""
 
 
 def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
@@ -38,12 +41,7 @@ def tie_read_sizes(uses: Uses, values: Mapping[Node, Any]) -> None:
             elif 1 < copied < size and size % copied == 0:
                 _hold_fraction(uses, places, origin, dimension)
     for attribute in sorted(uses.values, key=str):
-        axes = [resolve(axis) for axis in places.sized(attribute)]
-        because = f"it shares its size with what cannot change ({attribute})"
-        if any(map(is_fixed, axes)):
-            _freeze(axes, because)
-        for axis in axes[1:]:
-            unify(axes[0], axis, lambda because=because: because)  # type: ignore[misc]
+        _make_one([resolve(axis) for axis in places.sized(attribute)], str(attribute))
 
 
 def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
@@ -58,10 +56,52 @@ def tie_first_reads(uses: Uses, values: Mapping[Node, Any]) -> None:
         _hold_fraction(uses, places, origin, dimension)
 
 
-def reads_apart(uses: Uses, values: Mapping[Node, Any]) -> bool:
-    """Whether code gives a size that it read from one axis, or a fraction of it, to one that could shrink by itself."""
+def tie_alike(uses: Uses, values: Mapping[Node, Any]) -> None:
+    """Make one of the axes that take one number of the same attributes, as queries and values do of ``self.head_dim``."""
+    for attributes, axes in list(_alike(uses, _Places(uses, values))):
+        _make_one(axes, " and ".join(sorted(map(str, attributes))))
+
+
+def ties_of(uses: Uses, values: Mapping[Node, Any]) -> tuple[Tie, ...]:
+    """Return what ties the axes that could shrink by themselves, and of which the code makes one size.
+
+    It reads the size of one, or a fraction of it, and gives it to the other; or it gives both the number of an attribute.
+    """
     places = _Places(uses, values)
-    return any(True for _ in _apart(uses, places)) or any(True for _ in _fractions(uses, places))
+    by_tie: dict[Tie, tuple[Iterator[Any], ...]] = {
+        tie_first_reads: (_apart(uses, places), _fractions(uses, places)),
+        tie_alike: (_alike(uses, places),),
+    }
+    return tuple(tie for tie, apart in by_tie.items() if any(next(found, None) for found in apart))
+
+
+def _make_one(axes: list[Axis], sized_by: str) -> None:
+    """Tie the axes that share a size; where one cannot change, none can."""
+    because = f"it shares its size with what cannot change ({sized_by})"
+    if any(map(is_fixed, axes)):
+        _freeze(axes, because)
+    for axis in axes[1:]:
+        unify(axes[0], axis, lambda: because)
+
+
+def _alike(uses: Uses, places: _Places) -> Iterator[tuple[Origins, list[Axis]]]:
+    """The axes of reshaped tensors that take one number of the same attributes, made of as many units each, but not of the same.
+
+    A stream is as wide as all heads are, by one attribute; of one unit each heads and their dimensions are not. What
+    others set as well, to an equal number, is of either.
+    """
+    setters: defaultdict[Dimension, int] = defaultdict(int)
+    for dimension in (dimension for dimensions in uses.together.values() for dimension in dimensions):
+        setters[dimension] += 1
+    for origins, dimensions in sorted(uses.together.items(), key=lambda item: sorted(map(str, item[0]))):
+        by_form: defaultdict[tuple[int, ...], list[Axis]] = defaultdict(list)
+        for dimension in sorted(dimensions, key=str) if all(isinstance(o, Attribute) for o in origins) else ():
+            if setters[dimension] == 1:
+                for axis in map(resolve, places.axes(dimension, reshaped=True)):
+                    by_form[tuple(atom.size for atom in atoms(axis))].append(axis)
+        for axes in by_form.values():
+            if not all(_is_one(axes[0], axis) for axis in axes) and not all(map(is_fixed, axes)):
+                yield origins, axes
 
 
 def _is_one(a: Axis, b: Axis) -> bool:

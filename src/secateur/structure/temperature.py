@@ -40,7 +40,8 @@ def freeze_temperatures(uses: Uses, values: Mapping[Node, Any], ties: Ties) -> N
     # What the same attribute sizes, such as the values beside queries and keys, would have to shrink alike.
     for attribute, dimensions in uses.sizes.items():
         axes = list(map(resolve, places.axes(dimensions, reshaped=True)))
-        _tie_to_parts(axes, hot, attribute)
+        of_all_heads = [axis for axis in axes if any("head" in words[atom] for atom in atoms(axis))]
+        _tie_to_parts([axis for axis in axes if axis not in of_all_heads], hot, attribute)
         axes = list(map(resolve, axes))
         held = [axis for axis in axes if is_fixed(axis)]
         by_temperature = any(frozen.intersection(atoms(axis)) for axis in held)

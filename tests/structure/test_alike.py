@@ -1,0 +1,126 @@
+"""Axes that one attribute sizes are one site, so that the cut model is a module whatever is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.structure.cutting import cut
+from secateur.structure.sites import channels
+from secateur.types import Sites
+
+X = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Attention(nn.Module):
+    """Attention of 3 heads of 4 in a narrow stream, whose temperature is a number of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.dim, self.value_dim, self.width, self.scaling = 3, 4, 4, 12, 0.5
+        self.query, self.key, self.value = (nn.Linear(6, 12) for _ in range(3))
+        self.out = nn.Linear(12, 6)
+
+    def head_dim(self) -> int:
+        return self.dim
+
+    def of_values(self) -> int:
+        return self.head_dim()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (each(x).view(*x.shape[:2], -1, self.head_dim()).transpose(1, 2) for each in (self.query, self.key))
+        v = self.value(x).view(*x.shape[:2], -1, self.of_values()).transpose(1, 2)
+        mixed = (q @ k.transpose(2, 3) * self.scaling).softmax(-1) @ v
+        y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return y
+
+
+class Computed(Attention):
+    """The number is computed of two attributes, for all of them."""
+
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class ByTheirOwn(Attention):
+    """Values have a number of their own, which is the same by chance."""
+
+    def of_values(self) -> int:
+        return self.value_dim
+
+
+class WhatIsLeft(Attention):
+    """Values are as large as they come."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (each(x).view(*x.shape[:2], -1, self.dim).transpose(1, 2) for each in (self.query, self.key))
+        v = self.value(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        mixed = (q @ k.transpose(2, 3) * self.scaling).softmax(-1) @ v
+        y: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return y
+
+
+class ReturnsQueries(Attention):
+    """What the heads ask for leaves the model, so that its number stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.query(x).view(*x.shape[:2], -1, self.head_dim()).sum(2)
+        return torch.cat([super().forward(x), q], 2)
+
+
+def head_dims(sites: Sites) -> dict[str, set[str]]:
+    """The layers of each site of the 4 dimensions of heads."""
+    return {name: {m.layer for m in site.members} for name, site in sites.items() if site.size == 4}
+
+
+@pytest.mark.parametrize("make", [Attention, Computed])
+def test_what_one_number_sizes_is_one_site(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    sites = channels(model, X)
+    assert head_dims(sites) == {"query.head_dim": {"query", "key", "value", "out"}}
+    keep = {
+        "query.head_dim": torch.tensor([True, False, True, False]),
+        "query.heads": torch.tensor([True, False, True]),
+    }
+    for some in (["query.head_dim"], ["query.heads"], list(keep)):
+        assert isinstance(cut(model, sites, {name: keep[name] for name in some}, form="module"), make)
+
+
+@pytest.mark.parametrize("make", [ByTheirOwn, WhatIsLeft])
+def test_equal_numbers_of_others_tie_nothing(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    sites = channels(model, X)
+    assert head_dims(sites) == {"query.head_dim": {"query", "key"}, "value": {"value", "out"}}
+    keep = {"query.head_dim": torch.tensor([True, False, True, True]), "value": torch.tensor([True, False] * 2)}
+    assert isinstance(cut(model, sites, keep, form="module"), make)
+
+
+def test_what_shares_a_number_with_what_stays_is_frozen() -> None:
+    model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 6), ReturnsQueries()).eval()
+    assert list(channels(model, X)) == ["0", "2", "3.query.heads"]
+    # There most of its units would be lost, and what is cut of the values is a graph.
+    assert "value" in channels(ReturnsQueries().eval(), X)
+
+
+def test_a_stream_of_one_width_with_all_heads_is_no_head_dimension_in_parts() -> None:
+    class Wide(Attention):
+        """The stream is as wide as all heads, by one attribute, and reshaped to it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(12, 12) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.view(-1, 5, self.width)
+            q, k, v = (each(x).view(-1, 5, self.heads, self.dim) for each in (self.query, self.key, self.value))
+            mixed = torch.einsum("bqhd,bkhd->bhqk", q, k).mul(self.scaling).softmax(-1)
+            y: Tensor = self.out(torch.einsum("bhqk,bkhd->bqhd", mixed, v).reshape(-1, 5, self.width))
+            return y
+
+    sites = channels(nn.Sequential(nn.Linear(6, 12), Wide()).eval(), X)
+    assert {name: site.size for name, site in sites.items()} == {"0": 12, "1.query.heads": 3, "1.query.head_dim": 4}
