@@ -434,7 +434,7 @@ EVERY: dict[str, Callable[[tuple[Tensor, Tensor]], Criterion]] = {
 CHANNELS = {"ActiveFraction", "MeanActivation", "ActivationRank", "Reconstruction"}
 # Units that no layer reads as channels: those of recurrent layers, of heads that meet each other, of experts.
 RECURRENT = ("lstm", "lstm_bidirectional", "lstm_two_layers", "lstm_projection", "gru", "gru_bidirectional", "rnn")
-UNREAD = {"Reconstruction": (*RECURRENT, "grouped_query", "mixture_of_experts")} | dict.fromkeys(
+UNREAD = {"Reconstruction": (*RECURRENT, "grouped_query", "mixture_of_experts", "weight_standardised")} | dict.fromkeys(
     ("ActiveFraction", "MeanActivation", "ActivationRank"), ("lstm_projection",)
 )
 QUICK = ("cat_and_add", "grouped_deconv", "lstm", "fused_qkv", "tied_embedding", "weight_standardised")

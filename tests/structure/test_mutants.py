@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import zoo
 from secateur.criteria import Random
 from secateur.selection import select
-from secateur.structure import channels, cut, cutting, graph, literals, mend
+from secateur.structure import channels, cut, cutting, graph, literals, mend, plan
 from secateur.structure.axes import total
 from secateur.structure.rules import RULES, Call, Value
 from secateur.types import Member, Sites, VerificationError
@@ -304,12 +304,12 @@ def no_statistics(patch: Patch) -> None:
 
 def late(patch: Patch) -> None:
     """Every slice begins one row late."""
-    right = cutting._sliced
+    right = plan._sliced
 
     def sliced(tensor: Tensor, rows: Any) -> Tensor:
         return right(tensor, {dim: (index + 1) % tensor.shape[dim] for dim, index in rows.items()})
 
-    patch.setattr(cutting, "_sliced", sliced)
+    patch.setattr(plan, "_sliced", sliced)
 
 
 def reversed_cat(call: Call) -> Value:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.structure import channels, cutting, literals
+from secateur.structure import channels, literals, plan
 from secateur.structure.attention import RectangularAttention
 from secateur.structure.consumers import layers_of
 from secateur.structure.draws import Draw
@@ -204,7 +204,7 @@ def test_what_is_zero_is_drawn_small_and_of_a_buffer_above_it() -> None:
     ],
 )
 def test_rows_are_laid_out_as_the_model_has_them(tensor: Tensor, order: torch.memory_format) -> None:
-    rows = cutting._sliced(tensor, {0: torch.tensor([1])})
+    rows = plan._sliced(tensor, {0: torch.tensor([1])})
     assert rows.is_contiguous(memory_format=order)
 
 

@@ -27,6 +27,7 @@ from secateur.types import ExampleInputs
 __all__ = [
     "freeze_train_code",
     "idle_in_both",
+    "is_covered",
     "joined",
     "trace_both",
     "train_traces",
@@ -112,11 +113,12 @@ def idle_in_both(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str
     >>> idle_in_both({"aux": "never run", "old": "never run"}, {"old.fc": "never run", "new": "never run"})
     {'old.fc': 'never run'}
     """
-    both = {name: why for name, why in ours.items() if _is_covered(name, theirs)}
-    return both | {name: why for name, why in theirs.items() if _is_covered(name, ours)}
+    both = {name: why for name, why in ours.items() if is_covered(name, theirs)}
+    return both | {name: why for name, why in theirs.items() if is_covered(name, ours)}
 
 
-def _is_covered(name: str, idle: Mapping[str, str]) -> bool:
+def is_covered(name: str, idle: Mapping[str, str]) -> bool:
+    """Whether a module or tensor is among these, or within one of them."""
     return any(f"{name}.".startswith(f"{above}.") for above in idle)
 
 

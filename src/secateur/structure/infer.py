@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from secateur.structure.axes import Atom, atoms, fixed, freeze, product, unify
-from secateur.structure.both_modes import freeze_train_code, joined, leaves_of, train_traces, turned_traces
+from secateur.structure.both_modes import freeze_train_code, is_covered, joined, leaves_of, train_traces, turned_traces
 from secateur.structure.carriers import Dimension, Uses, both_uses
 from secateur.structure.ops import bind, is_view, writes
 from secateur.structure.outputs import dependent
@@ -166,7 +166,11 @@ def _inferred(graph: Graph, ties: tuple[Tie, ...] = (), as_module: bool = True) 
     sites, units = find_sites(both, tensors, solver.ties)
     whole = {**dict(find_frozen(tensors, solver.ties)), **both.idle}
     # A weight that is multiplied by itself makes what it reads as well: its own units may still be a site.
-    frozen = {name: why for name, why in whole.items() if name not in sites}
+    frozen = {
+        name: why
+        for name, why in whole.items()
+        if name not in sites and (name in both.idle or not is_covered(name, both.idle))
+    }
     derived = {
         name: value for name, node in both.derived.items() if isinstance(value := solver.values.get(node), Value)
     }

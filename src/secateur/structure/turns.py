@@ -233,11 +233,16 @@ def _guesses(inputs: Inputs) -> Iterator[tuple[str, Any]]:
 
 
 def _turned_tensors(value: Tensor, compared: list[int]) -> Iterator[tuple[str, Any]]:
-    """A tensor of whole numbers with entries turned: each of a few, else the first and the last."""
+    """A tensor of whole numbers with entries turned: each of a few, else the first and the last.
+
+    Where the example has no entry below zero, which ids and counts have not, none is tried.
+    """
     entries = range(value.numel()) if value.numel() <= FEW else (0, -1)
+    negative = bool((value < 0).any())
     for entry in entries:
         held = value.flatten()[entry].item()
-        for other in other_values(held, compared)[: 1 if isinstance(held, bool) else max(2, 3 * len(compared) + 2)]:
+        others = [other for other in other_values(held, compared) if negative or other >= 0]
+        for other in others[: 1 if isinstance(held, bool) else max(2, 3 * len(compared) + 2)]:
 
             def turned(x: Tensor, entry: int = entry, other: Any = other) -> Tensor:
                 flat = x.flatten().clone()

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh
@@ -79,7 +81,8 @@ class _Compared:
             return self._in_own_type(inputs, training)
         except _CannotRunError as error:
             # What was made up may mean nothing.
-            return "" if turn.enough == 1 else f"the cut model was not verified ({first_line(error)})"
+            meaningless = turn.enough == 1 or isinstance(error, _NoNumbersError)
+            return "" if meaningless else f"the cut model was not verified ({first_line(error)})"
 
     def _on_draws(self, inputs: Inputs, training: bool) -> str:
         reference = self._in_training if training else self.reference
@@ -109,13 +112,34 @@ class _CannotRunError(Exception):
     """The masked model does not run, so that nothing can be compared."""
 
 
+class _NoNumbersError(_CannotRunError):
+    """It answers NaN, or with what nothing was written into."""
+
+
+class _NothingInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fills new room with NaN, so that what nothing was written into before it is read is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in EMPTY and result.is_floating_point() and not result.is_meta:
+            result.fill_(torch.nan)
+        return result
+
+
+EMPTY = {torch.ops.aten.empty, torch.ops.aten.new_empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided}
+
+
 def _expected(run: Callable[[], Any]) -> Any:
     try:
-        expected = run()
+        with _NothingInside():
+            expected = run()
     except Exception as error:
         raise _CannotRunError(first_line(error)) from error
     if not is_usable(expected):
-        raise _CannotRunError("the masked model answers NaN")
+        raise _NoNumbersError("the masked model answers NaN")
     return expected
 
 
