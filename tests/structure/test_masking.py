@@ -208,3 +208,28 @@ def test_a_hundred_and_twenty_random_models() -> None:
     answers = [agree(seed) for seed in range(120)]
     assert answers.count(False) == 0
     assert answers.count(True) > 60
+
+
+def test_a_masked_encoder_takes_padding_as_the_cut_one_does() -> None:
+    """Norms over cut units are hooks, which the nested tensors of torch's fast path do not pass."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2)
+    parts = nn.ModuleDict({"stem": nn.Linear(8, 16), "encoder": encoder, "head": nn.Linear(16, 3)})
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = parts
+
+        def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+            h = self.parts["encoder"](self.parts["stem"](x), src_key_padding_mask=padding)
+            y: Tensor = self.parts["head"](h)
+            return y
+
+    model, padding = Padded().eval(), torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]]).bool()
+    inputs = torch.randn(2, 4, 8), padding
+    sites = sc.channels(model, inputs)
+    keep = random_keep({name: site.shape for name, site in sites.items()}, 0)
+    masked, small = sc.mask(model, sites, keep), sc.cut(model, sites, keep)
+    with torch.no_grad():
+        torch.testing.assert_close(masked(*inputs)[~padding], small(*inputs)[~padding], rtol=1e-4, atol=1e-5)

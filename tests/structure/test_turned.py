@@ -39,6 +39,20 @@ class Default(Gated):
         return out
 
 
+class AtWord(Gated):
+    def forward(self, x: Tensor, at: str | None = None) -> Tensor:
+        u = self.stem(x)
+        out: Tensor = self.head(u if at == "stem" else self.blocks[0](u))
+        return out
+
+
+class AtNumber(Gated):
+    def forward(self, x: Tensor, at: int | None = None) -> Tensor:
+        u = self.stem(x)
+        out: Tensor = self.head(u if at == 0 else self.blocks[0](u))
+        return out
+
+
 class Given(Gated):
     def forward(self, x: Tensor, options: dict[str, bool]) -> Tensor:
         u = self.stem(x)
@@ -187,6 +201,8 @@ X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 THREE = torch.tensor([True, True, True])
 CASES: dict[type[Gated], tuple[Any, list[Any]]] = {
     Default: (X, [(X, True)]),
+    AtWord: (X, [(X, "stem")]),
+    AtNumber: (X, [(X, 0)]),
     Given: ((X, {"residual": False}), [(X, {"residual": True})]),
     Both: (X, [(X, True, True), (X, True, False)]),
     Level: ((X, 7.0), [(X, 3.0)]),

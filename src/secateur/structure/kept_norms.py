@@ -19,6 +19,7 @@ from torch.fx import Node
 from secateur.state import own_tensors
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
+from secateur.structure.mend import SWITCHES
 from secateur.structure.nodes import module_paths
 from secateur.structure.plan import apply_plan, make_plan
 from secateur.structure.rules import Value, op_name
@@ -59,6 +60,8 @@ def keep_statistics(masked: nn.Module, sites: Sites, keep: Keep) -> bool:
         rows = {name: plan.rows.get(f"{path}.{name}", {}) for name in own_tensors(masked.get_submodule(path))}
         index = [number for number, stays in enumerate(kept) if stays]
         masked.get_submodule(path).register_forward_hook(KeptNorm(small.get_submodule(path), rows, dim, index))
+    for module in masked.modules():
+        vars(module).update(dict.fromkeys(SWITCHES & vars(module).keys(), False))  # no hook takes nested tensors
     return True
 
 

@@ -128,9 +128,24 @@ def code_words(model: nn.Module) -> list[str]:
     )
 
 
+def code_constants(model: nn.Module) -> list[Any]:
+    """Return the numbers and words that stand by themselves in a model's own forward pass, which its arguments may be compared with.
+
+    >>> class Leaves(nn.Module):
+    ...     def forward(self, x, at=None):
+    ...         return x if at == 3 or at == "first" else x * x
+    >>> code_constants(Leaves())
+    [3, 'first']
+    """
+    code = getattr(getattr(type(model).forward, "__wrapped__", type(model).forward), "__code__", None)
+    constants = [c for c in getattr(code, "co_consts", ()) if type(c) in KINDS and c is not True]
+    return [c for c in dict.fromkeys(constants) if not isinstance(c, str) or c.isidentifier()]
+
+
 def _words_within(constant: Any) -> Iterator[str]:
     if isinstance(constant, str):
         yield constant
-    parts = constant.co_consts if isinstance(constant, CodeType) else constant if isinstance(constant, tuple) else ()
+    several = isinstance(constant, (tuple, frozenset))
+    parts = constant.co_consts if isinstance(constant, CodeType) else constant if several else ()
     for part in parts:
         yield from _words_within(part)

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.state import fresh
-from secateur.structure.tried_values import KINDS, code_words, compared_numbers, compared_with, noting, other_values
+from secateur.structure.tried_values import (
+    KINDS,
+    code_constants,
+    code_words,
+    compared_numbers,
+    compared_with,
+    noting,
+    other_values,
+)
 from secateur.types import brief
 
 __all__ = ["LEFT_OUT", "Turn", "together", "turns"]
@@ -29,6 +37,8 @@ PAIRS = 10
 """How many pairs of them are tried together."""
 FEW = 8
 """A tensor of no more entries may hold a flag each."""
+FEW_CONSTANTS = 4
+"""How many numbers and words of the code are tried for an argument that is None."""
 LEFT_OUT = "left out"
 FLAGS = (("True", True), ("False", False))
 
@@ -203,7 +213,7 @@ def _left_out(model: nn.Module, inputs: Inputs) -> Iterator[_Leaf]:
         given = signature.bind(*inputs[0], **inputs[1]).arguments
     except (TypeError, ValueError):
         return
-    guesses = tuple(_guesses(inputs))
+    guesses = (*_guesses(inputs), *((_words(c), c) for c in islice(code_constants(model), FEW_CONSTANTS)))
     for name, parameter in signature.parameters.items():
         changed, value = partial(_with_argument, signature, name), given.get(name, parameter.default)
         if value is None:
@@ -213,13 +223,13 @@ def _left_out(model: nn.Module, inputs: Inputs) -> Iterator[_Leaf]:
             yield _Leaf(name, value, changed, _words(value), enough=2)
         elif type(value) in (tuple, list) and value and name not in given:
             yield _Leaf(name, value, changed, brief(value), ((brief(type(value)()), type(value)()),))
-        elif parameter.kind is inspect.Parameter.VAR_KEYWORD and not inputs[0]:
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
             for word in islice((word for word in code_words(model) if word not in inputs[1]), FEW):
                 yield _Leaf(word, None, partial(_with_keyword, word), LEFT_OUT, (("True", True),), 1)
 
 
 def _with_keyword(name: str, value: Any, inputs: Inputs) -> Inputs:
-    return (), {**inputs[1], name: value}
+    return inputs[0], {**inputs[1], name: value}
 
 
 def _guesses(inputs: Inputs) -> Iterator[tuple[str, Any]]:
