@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._decomp import decomposition_table
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.functional import softplus
 from torch.utils import _pytree as pytree
 
 from secateur.structure.outputs import dependent
@@ -45,7 +47,25 @@ def _is_composed(node: Node, whole: Container[str]) -> bool:
     schema = node.target._schema
     if schema.name.removeprefix("aten::") in whole or schema.is_mutable or not schema.returns:
         return False
-    return node.target._can_decompose() and all(str(r.type) in {"Tensor", "List[Tensor]"} for r in schema.returns)
+    composed = node.target in LOSSES or node.target._can_decompose()
+    return composed and all(str(r.type) in {"Tensor", "List[Tensor]"} for r in schema.returns)
+
+
+def _with_logits(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, positive: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """``(1 − t) x + w log(1 + exp(−x))``, where w is 1 beside the weight of what is positive."""
+    losses = (1 - target) * x + (1 if positive is None else (positive - 1) * target + 1) * softplus(-x)
+    losses = losses if weight is None else losses * weight
+    return (losses, losses.mean(), losses.sum())[reduction]
+
+
+_OF_TORCH = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
+LOSSES: dict[Any, Callable[..., Any]] = {
+    **{op: decomposition_table[op] for op in (getattr(torch.ops.aten, name).default for name in _OF_TORCH)},
+    torch.ops.aten.binary_cross_entropy_with_logits.default: _with_logits,
+}
+"""Losses that torch computes in one op, with what they are made of."""
 
 
 def _parts(node: Node) -> fx.Graph | None:
@@ -59,7 +79,7 @@ def _parts(node: Node) -> fx.Graph | None:
         for number, tensor in zip(at, tensors, strict=True):
             filled[number] = tensor
         args, kwargs = pytree.tree_unflatten(filled, spec)
-        return target.decompose(*args, **kwargs)
+        return LOSSES.get(target, target.decompose)(*args, **kwargs)
 
     tracing: Callable[..., fx.GraphModule] = make_fx(run)
     try:
