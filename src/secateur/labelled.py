@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -189,7 +190,12 @@ def _mapped(part: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(part, Tensor):
         return change(part)
     if isinstance(part, Mapping):
-        return {name: _mapped(value, change) for name, value in part.items()}
+        values = {name: _mapped(value, change) for name, value in part.items()}
+        if not isinstance(part, dict) or type(part) is dict:
+            return values
+        same_kind = copy(part)  # one whose entries code reads as attributes, say
+        same_kind.update(values)
+        return same_kind
     if not isinstance(part, tuple | list):
         return part
     entries = [_mapped(value, change) for value in part]

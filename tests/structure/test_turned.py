@@ -345,3 +345,29 @@ def test_what_a_model_fills_is_filled_for_each_pass_anew() -> None:
     past = [torch.randn(2, 3, 4)]
     sites = sc.channels(Keeping(), (torch.randn(2, 1, 4), past))
     assert len(past) == len(sites.structure.graph.args[1]) == 1
+
+
+class Entries(dict[str, bool]):
+    """Options that code reads as attributes."""
+
+    def __getattr__(self, name: str) -> bool:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+
+class Attributes(Gated):
+    def forward(self, x: Tensor, options: Entries) -> Tensor:
+        u = self.stem(x)
+        out: Tensor = self.head(u if options.skip else self.blocks[0](u))
+        return out
+
+
+def test_entries_that_are_attributes_are_set_otherwise() -> None:
+    model = Attributes().eval()
+    assert [str(turn) for turn in turns(model, ((X, Entries(skip=False)), {}))] == ["options.skip=True"]
+    result = sc.prune(model, (X, Entries(skip=False)), "l2", 0.4, scope="layer", latency=False)
+    masked, other = sc.mask(model, result.sites, result.keep), (torch.randn(3, 6), Entries(skip=True))
+    if not any("options.skip=True" in warning for warning in result.report.warnings):
+        torch.testing.assert_close(result.model(*other), masked(*other))

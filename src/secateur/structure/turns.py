@@ -183,8 +183,8 @@ def _given(model: nn.Module, inputs: Inputs, tensors_decide: bool) -> Iterator[_
             yield _Leaf(name, value, changed, _words(value))
         elif tensors_decide and isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
             yield _Leaf(name, value, changed, "the example's", tuple(_turned_tensors(value, compared)))
-        elif _is_object(value):
-            for field, held in vars(value).items():
+        elif _is_object(value) or isinstance(value, dict):  # no plain one, whose entries are leaves
+            for field, held in (value if isinstance(value, dict) else vars(value)).items():
                 if type(held) in KINDS:
                     of_field = partial(_with_field, changed, field)
                     yield _Leaf(f"{name}.{field}", held, of_field, _words(held))
@@ -200,7 +200,7 @@ def _is_object(value: Any) -> bool:
 def _with_field(changed: Callable[[Any, Inputs], Inputs], field: str, value: Any, inputs: Inputs) -> Inputs:
     def other(settings: Any) -> Any:
         settings = copy(settings)
-        vars(settings)[field] = value
+        (settings if isinstance(settings, dict) else vars(settings))[field] = value
         return settings
 
     return changed(other, inputs)
