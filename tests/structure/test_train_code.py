@@ -141,6 +141,14 @@ class Zeros(Projected):
         return pooled + torch.zeros(16)
 
 
+class UnitMatrix(Projected):
+    """A loss of how far the units are from standing at right angles."""
+
+    def trained(self, h: Tensor, z: Tensor) -> Any:
+        pooled = h.mean((2, 3))
+        return self.answer(z), (pooled.T @ pooled - torch.eye(16)).pow(2).sum()
+
+
 class Dropped(Projected):
     def sized(self, pooled: Tensor) -> Tensor:
         return pooled * torch.bernoulli(torch.full((len(pooled), 16), 0.9))
@@ -300,6 +308,7 @@ MODELS = {
     Grouped: ({"first"}, {"second": "train mode counts its units at aten."}),
     Projected: ({"second"}, {"first": "train mode counts its units at aten.view"}),
     Zeros: ({"second"}, {"first": "train mode counts its units at aten.zeros"}),
+    UnitMatrix: ({"second"}, {"first": "train mode counts its units at aten.eye"}),
     Dropped: ({"second"}, {"first": "train mode counts its units at aten.full"}),
     NormedByNumber: ({"second"}, {"first": "train mode counts its units at aten.layer_norm"}),
     GroupedByNumber: ({"second"}, {}),

@@ -221,7 +221,7 @@ SHAPED = {*VIEWS, *FACTORIES, *NEW, "full", "new_full"}
 """Functions whose sizes line up with the dimensions of what they return."""
 GROUPED = ("group_norm", "channel_shuffle", *CONVOLUTIONS)
 """Functions that are given a number of groups of channels."""
-WRITABLE = {*SHAPED, "repeat", "unflatten", *NORMS, *GROUPED}
+WRITABLE = {*SHAPED, "eye", "repeat", "unflatten", *NORMS, *GROUPED}
 """Functions that a size which is written in the code ties to."""
 SCALING = {"mul", "div", "true_divide", "multiply", "divide", "rmul", "rdiv", "rtruediv", "imul", "itruediv"}
 SCALING |= {"pow", "scaled_dot_product_attention", "baddbmm"}
@@ -316,6 +316,9 @@ class _Call:
         """The dimensions of the result that the size at a place sets, where that is known."""
         if self.name in SHAPED and isinstance(self.result, Tensor) and at < self.result.dim():
             return [self._dimension(self.result, at)]
+        if self.name == "eye":
+            is_square = self.result.shape[0] == self.result.shape[1]
+            return [self._dimension(self.result, dim) for dim in ((0, 1) if is_square else (at,))]
         if self.name == "repeat" and self.result.shape[at] == size:  # what it repeats is of size 1
             return [self._dimension(self.result, at)]
         if self.name == "unflatten":
