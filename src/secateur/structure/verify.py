@@ -43,6 +43,7 @@ __all__ = [
     "averaging",
     "check_sizes",
     "check_tensors",
+    "run_alone",
     "verify",
 ]
 
@@ -228,6 +229,13 @@ def allowed_on(outputs: Any, tolerance: float) -> float:
     return max(tolerance, min(0.5, tolerance * coarser))
 
 
+def run_alone(module: nn.Module, inputs: Inputs, training: bool) -> Any:
+    """Return what a module answers by itself in a mode; it is left as it is, whatever it writes into its parameters."""
+    args, kwargs = fresh(*inputs)
+    with evaluating(module), private_draws(), in_mode(module, training), writes_undone(module), unfused_attention():
+        return module(*args, **kwargs)
+
+
 class Sliced:
     """A cut model that runs on rows of drawn parameters, sliced here and not where the cut itself was made."""
 
@@ -254,16 +262,7 @@ class Sliced:
 
     def run_example(self) -> Any:
         """Return what it answers to the example, whatever it writes into its parameters, which are those that are returned."""
-        args, kwargs = fresh(*self.reference.inputs)
-        training = self.reference.training
-        with (
-            evaluating(self.cut),
-            private_draws(),
-            in_mode(self.cut, training),
-            writes_undone(self.cut),
-            unfused_attention(),
-        ):
-            return self.cut(*args, **kwargs)
+        return run_alone(self.cut, self.reference.inputs, self.reference.training)
 
 
 def rows_by_tensor(reference: Reference, rows: Rows) -> dict[int, Mapping[int, Tensor]]:

@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.randomness import private_draws
-from secateur.state import evaluating, fresh
 from secateur.structure.cases import Case
 from secateur.structure.difference import compared_tensors, difference, is_usable
 from secateur.structure.draws import Draw
@@ -21,12 +19,9 @@ from secateur.structure.frames import EXAMPLE, Inputs
 from secateur.structure.masking import mask
 from secateur.structure.reference import Reference
 from secateur.structure.trace import first_line
-from secateur.structure.train_code import in_mode
 from secateur.structure.turns import LEFT_OUT, Turn
-from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, allowed_on
-from secateur.switches import unfused_attention
+from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, allowed_on, run_alone
 from secateur.trees import changed
-from secateur.untouched import writes_undone
 
 __all__ = ["verify_turned"]
 
@@ -93,9 +88,9 @@ class _Compared:
         return _parting(expected, lambda: Sliced(reference, self.cut, self.rows).run(case), IN_DOUBLE)
 
     def _in_own_type(self, inputs: Inputs, training: bool) -> str:
-        expected = _expected(lambda: _answers(self._masked, inputs, training))
+        expected = _expected(lambda: run_alone(self._masked, inputs, training))
         allowed = allowed_on(expected, self.tolerance)
-        return _parting(expected, lambda: _answers(self.cut, inputs, training), allowed)
+        return _parting(expected, lambda: run_alone(self.cut, inputs, training), allowed)
 
     @cached_property
     def _in_training(self) -> Reference:
@@ -141,12 +136,6 @@ def _expected(run: Callable[[], Any]) -> Any:
     if not is_usable(expected):
         raise _NoNumbersError("the masked model answers NaN")
     return expected
-
-
-def _answers(module: nn.Module, inputs: Inputs, training: bool) -> Any:
-    args, kwargs = fresh(*inputs)
-    with evaluating(module), private_draws(), in_mode(module, training), writes_undone(module), unfused_attention():
-        return module(*args, **kwargs)
 
 
 def _parting(expected: Any, run: Callable[[], Any], allowed: float) -> str:
