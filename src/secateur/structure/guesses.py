@@ -67,7 +67,8 @@ def proposals(
     for arithmetic in (False, True) if guesses else (False,):
         if guesses:
             guesses = _guesses(model, structure, gone, partial(_may_change, uses, arithmetic))
-        for some, choices in _rounds(model, structure, gone, uses, guesses, arithmetic):
+        sized = list(_sized(model, structure, gone, uses, guesses, arithmetic))
+        for some, choices in _rounds(sized, guesses, arithmetic):
             others = [g for g in some if g.attribute not in certain_edits.get(g.path, {})]
             for choice in _choices(uses, others)[:choices]:
                 attempt = _merged(certain_edits, [g for g in others if (g.kind, g.attribute) in choice])
@@ -76,19 +77,11 @@ def proposals(
                     yield attempt
 
 
-def _rounds(
-    model: nn.Module,
-    structure: Structure,
-    gone: Mapping[Atom, Tensor],
-    uses: Uses,
-    guesses: list[Guess],
-    arithmetic: bool,
-) -> list[tuple[list[Guess], int | None]]:
+def _rounds(sized: list[list[Guess]], guesses: list[Guess], arithmetic: bool) -> list[tuple[list[Guess], int | None]]:
     """What is known of the attributes, and how many choices of them are tried; None for all.
 
     The likeliest choice with every list of sizes comes before other choices with one of them.
     """
-    sized = list(_sized(model, structure, gone, uses, guesses, arithmetic))
     if arithmetic:
         return [(known, FEW_CHOICES) for known in (*sized[:MOST_SIZES], guesses)]
     return [
