@@ -58,19 +58,12 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
     check_name("statistics", statistics, STATISTICS)
     masked = with_zeros(model, sites, keep)
     if statistics == "kept" and sites.structure is not None:
-        reference = Reference(masked, sites, keep)
-        if _takes_statistics(reference) and not keep_statistics(masked, sites, keep):
+        norms = Reference(masked, sites, keep).norms
+        if norms is None:
             masked.forward = KeptStatistics(masked, sites, keep)
+        else:
+            keep_statistics(masked, norms)
     return masked
-
-
-def _takes_statistics(reference: Reference) -> bool:
-    structure = reference.structure
-    if structure is None or not structure.graph.regions:
-        other = [half for half in (structure.trained, structure.turned) if half is not None] if structure else []
-        references = (reference, *map(reference.with_structure, other))
-        return any(each.statistics is not None for each in references)
-    return any(part.reference.statistics is not None for _, part in WholeCases(reference).parts)
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
 from secateur.untouched import copied
 
-__all__ = ["Plan", "apply_plan", "make_plan"]
+__all__ = ["Plan", "apply_plan", "make_plan", "select_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     return result
 
 
+def select_rows(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
+    """Return the rows of a tensor that are kept along each dimension."""
+    for dim, index in rows.items():
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
+
+
 def _find_tensor(model: nn.Module, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
     tensor = getattr(model.get_submodule(path), attribute)
@@ -73,9 +80,7 @@ def _find_tensor(model: nn.Module, name: str) -> Tensor:
 
 
 def _sliced(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
-    data = tensor.detach()
-    for dim, index in rows.items():
-        data = data.index_select(dim, index.to(data.device))
+    data = select_rows(tensor.detach(), rows)
     # Selecting lays rows out in the order of the dimensions; convolutions are quicker on the order that the model has.
     data = data.contiguous(memory_format=_order_of(tensor))
     if isinstance(tensor, nn.Parameter):

@@ -19,6 +19,7 @@ from secateur.structure.depth import BlockStructure
 from secateur.structure.export import program_inputs
 from secateur.structure.frames import Inputs, table_rows
 from secateur.structure.infer import Structure, infer
+from secateur.structure.kept_norms import KeptNorm, keep_statistics, kept_norms
 from secateur.structure.modes import TrainMode
 from secateur.structure.nodes import with_arguments
 from secateur.structure.rules import Value, op_name
@@ -46,6 +47,7 @@ class Reference:
     def __init__(self, model: nn.Module, sites: Sites, keep: Keep) -> None:
         self.model, self.sites, self.keep = model, sites, keep
         self._elsewhere: dict[tuple[Any, ...], Structure] = {}
+        self._of_all = self  # that of all modes, where this is of one
         structure = sites.structure
         self.structure = structure if isinstance(structure, Structure) else None
         self.training = self.structure is not None and self.structure.graph.training
@@ -57,7 +59,15 @@ class Reference:
         """Return the same model, masked alike, in the mode of a structure of it."""
         other = Reference(self.model, replace(self.sites, structure=structure), self.keep)
         other._elsewhere = self._elsewhere  # each trace is of both modes
+        other._of_all = self._of_all
         return other
+
+    @cached_property
+    def norms(self) -> dict[str, KeptNorm] | None:
+        """The norms that take their statistics over what is kept, by path; None where other code takes some, too."""
+        if self._of_all is not self:
+            return self._of_all.norms
+        return {} if self.structure is None else kept_norms(self.model, self.structure, self.structure.gone(self.keep))
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -80,6 +90,11 @@ class Reference:
     @cached_property
     def statistics(self) -> Statistics | None:
         """What has to be interpreted at the example's shapes; None where the masked module runs by itself."""
+        return None if self.norms is not None else self.interpreted
+
+    @cached_property
+    def interpreted(self) -> Statistics | None:
+        """What takes statistics over what is cut at the example's shapes, to be interpreted; None where nothing does."""
         return self._statistics(self.structure)
 
     def statistics_at(self, inputs: Inputs) -> Statistics | None:
@@ -160,22 +175,20 @@ class Reference:
             dtype = DOUBLE.get(tensor.dtype, tensor.dtype) if double else tensor.dtype
             return write_zeros(tensor.to(dtype, copy=True), self._zeros.get(id(self.tensors[name]), []))
 
-        return run_substituted(
-            self.model,
-            fetch,
-            inputs,
-            lambda module, case_inputs: _outputs(module, case_inputs, statistics, self.training),
-            double=double,
-        )
+        def run(module: nn.Module, case_inputs: Inputs) -> Any:
+            keep_statistics(module, self.norms or {})
+            with in_mode(module, self.training):
+                return (
+                    module(*case_inputs[0], **case_inputs[1])
+                    if statistics is None
+                    else statistics.run(module, case_inputs)
+                )
+
+        return run_substituted(self.model, fetch, inputs, run, double=double)
 
 
 def _places(site: Site) -> set[tuple[str, int | None]]:
     return {(member.parameter, member.dim) for member in site.members}
-
-
-def _outputs(module: nn.Module, inputs: Inputs, statistics: Statistics | None, training: bool) -> Any:
-    with in_mode(module, training):
-        return module(*inputs[0], **inputs[1]) if statistics is None else statistics.run(module, inputs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from secateur.structure.infer import Structure
 from secateur.structure.literals import new_sizes
 from secateur.structure.nodes import module_paths, where
 from secateur.structure.ops import flattens
+from secateur.structure.plan import select_rows
 from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
 from secateur.structure.rules import Value, op_name
@@ -268,13 +269,6 @@ class Sliced:
 def rows_by_tensor(reference: Reference, rows: Rows) -> dict[int, Mapping[int, Tensor]]:
     """Return the rows that are kept of each tensor of the model, by its id: one that has two names has one set."""
     return {id(reference.tensors[name]): dims for name, dims in rows.items() if name in reference.tensors}
-
-
-def select_rows(tensor: Tensor, rows: Mapping[int, Tensor]) -> Tensor:
-    """Return the rows of a tensor that are kept along each dimension."""
-    for dim, index in rows.items():
-        tensor = tensor.index_select(dim, index.to(tensor.device))
-    return tensor
 
 
 def check_tensors(reference: Reference, cut: nn.Module, rows: Rows) -> None:

@@ -6,7 +6,7 @@ A region that is given or hands on what is cut cannot stand alone; where there i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -24,11 +24,12 @@ from secateur.structure.difference import difference, is_usable
 from secateur.structure.draws import Draw
 from secateur.structure.frames import EXAMPLE, Frame, Inputs, drawn_inputs, other_frames
 from secateur.structure.infer import Structure
+from secateur.structure.plan import select_rows
 from secateur.structure.reference import Reference, Statistics
 from secateur.structure.regions import Alone
 from secateur.structure.stand_in import run_substituted
 from secateur.structure.trace import Region, first_line
-from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, Verification, check_tensors, select_rows, verify
+from secateur.structure.verify import IN_DOUBLE, Rows, Sliced, Verification, check_tensors, verify
 from secateur.trees import changed, tensors_within
 from secateur.types import Keep, Member, Site, Sites, VerificationError
 from secateur.untouched import writes_undone
@@ -241,13 +242,13 @@ def _call(region: Region) -> Inputs:
 
 @dataclass(frozen=True, eq=False)
 class _WholeStatistics:
-    """Runs the masked model; regions in which norms take statistics over what is cut are interpreted."""
+    """Runs the masked model; regions in which code takes statistics over what is cut are interpreted where no hooks of norms do."""
 
     cases: WholeCases
 
     def run(self, module: nn.Module, inputs: Inputs) -> Any:
         """Return what the model answers, and what its regions do on the way."""
-        with interpreted(module, self.cases.parts):
+        with interpreted(module, self.cases.parts) if self.cases.reference.norms is None else nullcontext():
             return _run(module, inputs, self.cases.paths(), self.cases.kept)
 
 
@@ -256,8 +257,8 @@ def interpreted(module: nn.Module, parts: list[tuple[Region, Cases]]) -> Iterato
     """Let regions answer by their graphs where their norms see fewer channels after the cut."""
     by_call: dict[str, dict[tuple[Any, ...], Statistics]] = {}
     for region, part in parts:
-        if part.reference.statistics is not None:
-            by_call.setdefault(region.path, {})[called_with(_call(region))] = part.reference.statistics
+        if part.reference.interpreted is not None:
+            by_call.setdefault(region.path, {})[called_with(_call(region))] = part.reference.interpreted
     replaced: list[nn.Module] = []
     try:
         for path, statistics in by_call.items():
@@ -299,6 +300,7 @@ def _part(reference: Reference, structure: Structure, region: Region) -> Cases:
         units=units,
         derived={name: v for name, v in structure.derived.items() if name.startswith(f"{region.path}.")},
         trained=None,
+        turned=None,
     )
     if structure.trained is not None and region.graph.trained is not None:
         in_training = structure.trained.within(region.graph.trained)
