@@ -19,6 +19,7 @@ ATOMS = {type(None), bool, int, float, complex, str, bytes, type, FunctionType, 
 TABLES = (dict, OrderedDict)
 """Of which a module holds a dozen, most of them empty."""
 ROWS = {tuple, list, set, frozenset}
+"""Of which most hold atoms alone."""
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -57,9 +58,11 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         for key, entry in value.items():
             table[_copy(key, memo)] = _copy(entry, memo)
         return table
-    return (
-        _copy_module(value, memo) if isinstance(value, nn.Module) and _is_plain(value) else copy.deepcopy(value, memo)
-    )
+    if kind in ROWS and all(type(entry) in ATOMS for entry in value):
+        return memo.setdefault(id(value), kind(value))
+    if isinstance(value, nn.Module) and _is_plain(value):
+        return _copy_module(value, memo)
+    return copy.deepcopy(value, memo)
 
 
 def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
