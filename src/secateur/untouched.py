@@ -146,6 +146,7 @@ class _State:
     def __init__(self, model: nn.Module) -> None:
         self.visited: dict[int, Any] = {}  # held, as an id is an object's own only while it lives
         self.containers: list[tuple[Any, Any]] = []
+        self.empty_tables: list[OrderedDict[Any, Any]] = []  # of hooks, which are most of what modules hold
         self.tensors: list[_TensorState] = []
         self.generators: list[tuple[Any, Any]] = []
         for module in model.modules():
@@ -176,11 +177,15 @@ class _State:
         if container is not None:
             self.containers.append((container, before))
         for value in values:
-            if type(value) not in PLAIN:
+            if type(value) is OrderedDict and not value:
+                self.empty_tables.append(value)
+            elif type(value) not in PLAIN:
                 self._look(value, depth + 1)
 
     def put_back(self) -> None:
         """Make everything as it was."""
+        for table in filter(None, self.empty_tables):
+            table.clear()
         for container, before in self.containers:
             _refill(container, before)
         for tensor in self.tensors:
