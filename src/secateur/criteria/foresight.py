@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_number
+from secateur.copies import copied
 from secateur.criteria.base import CriterionBase, LossCriterion
 from secateur.criteria.parameter_gradients import Objective
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
@@ -19,7 +20,6 @@ from secateur.structure.sites import REPAIR, inputs_of
 from secateur.switches import math_attention
 from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError, Sites
-from secateur.untouched import copied
 
 __all__ = ["GraSP", "Snip", "SynFlow"]
 
