@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, fx, nn
 from torch.fx import Node
@@ -19,6 +19,7 @@ from secateur.structure.depth import BlockStructure
 from secateur.structure.export import program_inputs
 from secateur.structure.frames import Inputs, table_rows
 from secateur.structure.infer import Structure, infer
+from secateur.structure.inner_shapes import ShapeLog, nodes_of_literals
 from secateur.structure.kept_norms import KeptNorm, keep_statistics, kept_norms
 from secateur.structure.modes import TrainMode
 from secateur.structure.nodes import with_arguments
@@ -31,6 +32,13 @@ from secateur.structure.turned import turned_alike
 from secateur.types import Keep, Site, Sites, TraceError, VerificationError
 
 __all__ = ["Reference", "Statistics"]
+
+
+class Runner(Protocol):
+    """Runs the masked module, or what stands for it."""
+
+    def run(self, module: nn.Module, inputs: Inputs) -> Any:
+        """Return what is compared of it."""
 
 
 class Reference:
@@ -155,20 +163,30 @@ class Reference:
             )
         return structure.units[other_name]
 
+    @cached_property
+    def shapes(self) -> ShapeLog | None:
+        """What ops the masked module runs by itself `on_example`; None where no code can hold a size that changes."""
+        if self.structure is None or not nodes_of_literals(self.structure, self.structure.gone(self.keep)):
+            return None
+        return ShapeLog()
+
     def on_example(self) -> Any:
         """Return the outputs on the example inputs, in the model's own types."""
         original_tensors = {name: tensor.detach() for name, tensor in self.tensors.items()}
-        return self.outputs(original_tensors.__getitem__, self.inputs, self.statistics, double=False)
+        return self.outputs(original_tensors.__getitem__, self.inputs, self.statistics or self.shapes, double=False)
 
     def outputs(
         self,
         full: Callable[[str], Tensor],
         inputs: Inputs,
-        statistics: Statistics | None = None,
+        runner: Runner | None = None,
         *,
         double: bool = True,
     ) -> Any:
-        """Return the outputs with zeros written into copies of the tensors that `full` returns by name."""
+        """Return the outputs with zeros written into copies of the tensors that `full` returns by name.
+
+        Where nothing runs it otherwise, the module is called.
+        """
 
         def fetch(name: str) -> Tensor:
             tensor = full(name)
@@ -178,11 +196,7 @@ class Reference:
         def run(module: nn.Module, case_inputs: Inputs) -> Any:
             keep_statistics(module, self.norms or {})
             with in_mode(module, self.training):
-                return (
-                    module(*case_inputs[0], **case_inputs[1])
-                    if statistics is None
-                    else statistics.run(module, case_inputs)
-                )
+                return runner.run(module, case_inputs) if runner else module(*case_inputs[0], **case_inputs[1])
 
         return run_substituted(self.model, fetch, inputs, run, double=double)
 

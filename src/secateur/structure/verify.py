@@ -8,27 +8,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh, own_tensors
-from secateur.structure.attention import RectangularAttention
 from secateur.structure.axes import Atom, keep_vector
-from secateur.structure.carriers import Uses
 from secateur.structure.cases import Case, Cases
 from secateur.structure.difference import compared_tensors, difference
 from secateur.structure.frames import Frame, Inputs
 from secateur.structure.infer import Structure
-from secateur.structure.literals import new_sizes
-from secateur.structure.nodes import module_paths, where
-from secateur.structure.ops import flattens
+from secateur.structure.inner_shapes import ShapeLog, check_sizes
+from secateur.structure.nodes import where
 from secateur.structure.plan import select_rows
-from secateur.structure.ragged import known_sizes
 from secateur.structure.reference import Reference
-from secateur.structure.rules import Value, op_name
-from secateur.structure.rules.registry import output_shapes
 from secateur.structure.stand_in import run_substituted
-from secateur.structure.trace import first_line, trace
+from secateur.structure.trace import first_line
 from secateur.structure.train_code import in_mode
 from secateur.switches import unfused_attention
 from secateur.types import CutError, VerificationError
@@ -36,13 +30,13 @@ from secateur.untouched import writes_undone
 
 __all__ = [
     "IN_DOUBLE",
+    "IN_SINGLE",
     "Rows",
     "Sliced",
     "Verification",
     "agrees_at",
     "allowed_on",
     "averaging",
-    "check_sizes",
     "check_tensors",
     "run_alone",
     "verify",
@@ -138,7 +132,7 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     if not example <= allowed:
         raise VerificationError(_differs(example, allowed, "the example"))
     if not is_graph and reference.structure is not None:
-        check_sizes(cut, reference.structure, gone)
+        check_sizes(cut, reference.structure, gone, reference.shapes, sliced.shapes)
     double = max((deviation for case, deviation in differences.items() if case.double), default=None)
     verification = Verification(example, double, tuple(map(str, compared_cases)), tuple(cases.skipped))
     return verification if is_graph else _with_train_mode(verification, cases, cut, rows, gone, tolerance)
@@ -231,11 +225,16 @@ def allowed_on(outputs: Any, tolerance: float) -> float:
     return max(tolerance, min(0.5, tolerance * coarser))
 
 
-def run_alone(module: nn.Module, inputs: Inputs, training: bool) -> Any:
-    """Return what a module answers by itself in a mode; it is left as it is, whatever it writes into its parameters."""
+def run_alone(
+    module: nn.Module, inputs: Inputs, training: bool, run: Callable[[nn.Module, Inputs], Any] | None = None
+) -> Any:
+    """Return what a module answers by itself in a mode, or what `run` does with it.
+
+    It is left as it is, whatever it writes into its parameters.
+    """
     args, kwargs = fresh(*inputs)
     with evaluating(module), private_draws(), in_mode(module, training), writes_undone(module), unfused_attention():
-        return module(*args, **kwargs)
+        return module(*args, **kwargs) if run is None else run(module, (args, kwargs))
 
 
 class Sliced:
@@ -243,7 +242,7 @@ class Sliced:
 
     def __init__(self, reference: Reference, cut: nn.Module, rows: Rows) -> None:
         self.reference, self.cut = reference, cut
-        self.cut_tensors = own_tensors(cut)
+        self.cut_tensors, self.shapes = own_tensors(cut), ShapeLog()
         self.rows = rows_by_tensor(reference, rows)
 
     def run(self, case: Case, run: Callable[[nn.Module, Inputs], Any] | None = None) -> Any:
@@ -264,7 +263,8 @@ class Sliced:
 
     def run_example(self) -> Any:
         """Return what it answers to the example, whatever it writes into its parameters, which are those that are returned."""
-        return run_alone(self.cut, self.reference.inputs, self.reference.training)
+        run = None if self.reference.shapes is None else self.shapes.run
+        return run_alone(self.cut, self.reference.inputs, self.reference.training, run)
 
 
 def rows_by_tensor(reference: Reference, rows: Rows) -> dict[int, Mapping[int, Tensor]]:
@@ -300,81 +300,3 @@ def _partition(tensors: Mapping[str, Tensor], names: list[str]) -> list[int]:
     """For each name the number of the first that names the same tensor."""
     first: dict[int, int] = {}
     return [first.setdefault(id(tensors[name]), number) for number, name in enumerate(names)]
-
-
-def check_sizes(cut: nn.Module, structure: Structure, gone: Mapping[Atom, Tensor]) -> None:
-    """Trace the cut module again and require every tensor in it to have the shape that the axes foretell.
-
-    Code that holds a size as a literal may run on other sizes and mean something else: ``h[:, :2]`` takes two units
-    whatever they are. Where the difference in the outputs is small, only the shapes inside give it away. A model
-    without any such literal is not traced again.
-
-    Raises:
-        VerificationError: a tensor has another shape, or the cut module runs other operations.
-    """
-    if not any(new_sizes(structure, node, gone) for node in structure.values if _takes_literals(node)):
-        return
-    graph = structure.graph
-    again = trace(
-        cut,
-        graph.args or dict(graph.kwargs),
-        quick=graph.program is None,
-        compared=True,
-        as_it_runs=graph.as_it_runs,
-        uses=graph.uses and _as_of(graph.uses, graph.state, cut),
-        training=graph.training,
-    )
-    _compare_sizes(structure, gone, list(again.nodes), cut)
-
-
-def _as_of(uses: Uses, state: Mapping[str, Tensor], cut: nn.Module) -> Uses:
-    """What was seen of the original, with the cut module's parameters in the place of those of the same names."""
-    own = own_tensors(cut)
-    return replace(
-        uses, parameters={id(own[name]) for name, t in state.items() if id(t) in uses.parameters and name in own}
-    )
-
-
-def _compare_sizes(structure: Structure, gone: Mapping[Atom, Tensor], nodes: list[Node], cut: nn.Module) -> None:
-    # A freed attention module computes the same by other operations, and takes no literals.
-    freed = {path for path, module in cut.named_modules() if isinstance(module, RectangularAttention)}
-    both = (list(structure.graph.nodes), nodes)
-    ours, theirs = ([n for n in side if n.op == "call_function" and not _inside(n, freed)] for side in both)
-    if [op_name(n) for n in ours] != [op_name(n) for n in theirs]:
-        # Code may leave out a repeat by one or a copy of what is in order; what is computed must be the same.
-        ours, theirs = ([n for n in side if op_name(n) not in MOVES] for side in (ours, theirs))
-    if [op_name(n) for n in ours] != [op_name(n) for n in theirs]:
-        raise VerificationError("the cut model runs other operations than the original, so it was not returned")
-    for mine, other in zip(ours, theirs, strict=True):
-        expected = _expected_shapes(structure, mine, gone)
-        if expected is not None and known_sizes(expected, mine) != (shapes := known_sizes(output_shapes(other), other)):
-            raise VerificationError(
-                f"the cut model has shapes {shapes} instead of {expected} at {where(other)}, so it was "
-                "not returned: its code holds a size as a literal"
-            )
-
-
-MOVES = {
-    *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "expand", "repeat"),
-    *("permute", "transpose", "contiguous", "clone", "alias", "detach", "slice", "select", "getitem"),
-}
-
-
-def _inside(node: Node, paths: set[str]) -> bool:
-    return not paths.isdisjoint(module_paths(node))
-
-
-def _takes_literals(node: Node) -> bool:
-    """Whether an op's sizes come from the code that calls it, rather than from a layer that is known and mended."""
-    if node.op != "call_function" or op_name(node).startswith(("conv", "layer_norm", "group_norm", "rms_norm")):
-        return False
-    return not flattens(node)
-
-
-def _expected_shapes(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> list[tuple[int, ...]] | None:
-    output = structure.values.get(node)
-    values = output if isinstance(output, list) else [output]
-    output_values = [v for v in values if isinstance(v, Value)]
-    if len(output_values) != len(values):
-        return None
-    return [tuple(int(keep_vector(a, gone).sum()) for a in v.axes) for v in output_values]

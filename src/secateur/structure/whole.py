@@ -97,7 +97,7 @@ class WholeCases:
         for mild in (False, True):
             draw = Draw(reference.tensors, reference.drawn_buffers, seed, gain, mild)
             with suppress(Exception):
-                outputs = reference.outputs(draw, inputs, run)  # type: ignore[arg-type]
+                outputs = reference.outputs(draw, inputs, run)
                 if is_usable(outputs):
                     return Case(frame, draw, inputs, outputs)
         return None
@@ -113,7 +113,7 @@ class WholeCases:
             self._answers[double] = self.reference.outputs(
                 tensors.__getitem__,
                 self.inputs(double),
-                _WholeStatistics(self),  # type: ignore[arg-type]
+                _WholeStatistics(self),
                 double=double,
             )
         return self._answers[double]

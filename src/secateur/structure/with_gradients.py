@@ -26,7 +26,7 @@ __all__ = ["verify_with_gradients"]
 
 @dataclass(frozen=True)
 class _Circumstance:
-    """How a model is called on the example; it takes the place of `Statistics`, as it runs the module itself."""
+    """How a model is called on the example."""
 
     training: bool
     gradients: bool = False
@@ -82,7 +82,7 @@ def _masked(reference: Reference, circumstance: _Circumstance) -> list[Tensor]:
     answers: list[Tensor] = reference.outputs(
         tensors.__getitem__,
         reference.inputs,
-        circumstance,  # type: ignore[arg-type]
+        circumstance,
         double=False,
     )
     return answers
