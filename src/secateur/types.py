@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "UnknownNameError",
     "VerificationError",
     "brief",
+    "clear_at",
     "layer_of",
     "unknown_name",
     "with_changes",
@@ -221,19 +223,33 @@ class Member:
         """The path of the module that has the parameter."""
         return layer_of(self.parameter)
 
+    def removed(self, keep_mask: Tensor) -> tuple[int | None, Tensor]:
+        """Return what of the parameter belongs to units that are not kept: positions along a dimension, or a mask of entries.
+
+        >>> Member("a.bias", (3,), 0, torch.tensor([[0], [1], [2]])).removed(torch.tensor([True, False, True]))
+        (0, tensor([1]))
+        """
+        if not self.masked:
+            return None, torch.tensor(False)
+        if self.unit is not None:
+            return None, ~keep_mask[self.unit]
+        if self.dim is None:
+            return None, ~keep_mask
+        assert self.index is not None
+        return self.dim, self.index[~keep_mask.to(self.index.device)].flatten()
+
     def clear(self, tensor: Tensor, keep_mask: Tensor) -> None:
         """Write zeros (False in a mask) into `tensor`, of the parameter's shape, where units are not kept."""
-        if not self.masked:
-            return
-        keep_mask = keep_mask.to(tensor.device)
-        if self.unit is not None:
-            if not bool(keep_mask[self.unit]):
-                tensor.zero_()
-        elif self.dim is None:
-            tensor.masked_fill_(~keep_mask, 0)
-        else:
-            assert self.index is not None
-            tensor.index_fill_(self.dim, self.index.to(tensor.device)[~keep_mask].flatten(), 0)
+        clear_at(tensor, *self.removed(keep_mask))
+
+
+def clear_at(tensor: Tensor, dim: int | None, where: Tensor) -> None:
+    """Write zeros into `tensor` at positions along a dimension, or where a mask says."""
+    where = where.to(tensor.device)
+    if dim is None:
+        tensor.masked_fill_(where, 0)
+    else:
+        tensor.index_fill_(dim, where, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from secateur.structure.both_modes import trace_both
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.turned import with_turned
-from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
+from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, clear_at, unknown_name
 from secateur.wrappers import check_module, check_readable
 
 __all__ = [
@@ -175,8 +175,8 @@ def masked_tensors(model: nn.Module, sites: Sites, keep: Keep) -> dict[str, Tens
     return {name: masked[id(parameter)] for name, parameter in parameters.items() if id(parameter) in masked}
 
 
-Zeros = list[tuple[Member, Tensor]]
-"""Where a parameter is zero when units are masked: its members with the units that are kept."""
+Zeros = list[tuple[int | None, Tensor]]
+"""Where a parameter is zero when units are masked: positions along dimensions, and masks of entries."""
 
 
 def zeros(model: nn.Module, sites: Sites, keep: Keep) -> dict[int, Zeros]:
@@ -186,14 +186,21 @@ def zeros(model: nn.Module, sites: Sites, keep: Keep) -> dict[int, Zeros]:
     zeroed: dict[int, Zeros] = {}
     for name, keep_mask in check_keep(sites, keep).items():
         for member in sites[name].members if not bool(keep_mask.all()) else ():
-            zeroed.setdefault(id(parameters[member.parameter]), []).append((member, keep_mask))
-    return zeroed
+            zeroed.setdefault(id(parameters[member.parameter]), []).append(member.removed(keep_mask))
+    return {key: _joined(removed) for key, removed in zeroed.items()}
+
+
+def _joined(removed: Zeros) -> Zeros:
+    """The same with one entry for each dimension, as it is written into every draw of weights."""
+    masks = [entry for entry in removed if entry[0] is None]
+    dims = dict.fromkeys(dim for dim, _ in removed if dim is not None)
+    return [*masks, *((dim, torch.cat([where for other, where in removed if other == dim])) for dim in dims)]
 
 
 def write_zeros(tensor: Tensor, zeroed: Zeros) -> Tensor:
     """Write zeros into `tensor` where units are removed, and return it."""
-    for member, keep_mask in zeroed:
-        member.clear(tensor, keep_mask)
+    for dim, where in zeroed:
+        clear_at(tensor, dim, where)
     return tensor
 
 
