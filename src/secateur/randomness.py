@@ -142,7 +142,7 @@ class _PrivateDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
-        if not _draws(func) or options.get("generator") is not None:
+        if not _draws(func) or options.get("generator") is not None or _drops_nothing(func, args, options):
             return func(*args, **options)
         device = _device(args, options)
         if device.type == "meta":
@@ -179,6 +179,18 @@ class _PrivateDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @cache
 def _draws(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _drops_nothing(func: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+    """Whether an op that draws only to drop, as attention does, is to drop nothing."""
+    place = _drop_place(func)
+    return place is not None and (args[place] if len(args) > place else options.get("dropout_p", 0.0)) == 0
+
+
+@cache
+def _drop_place(func: Any) -> int | None:
+    names = [argument.name for argument in func._schema.arguments]
+    return names.index("dropout_p") if "dropout_p" in names else None
 
 
 @cache
