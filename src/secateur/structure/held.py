@@ -5,6 +5,7 @@ A layer that rearranges by a pattern, such as that of einops, has the lengths of
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
 from operator import attrgetter
@@ -36,6 +37,10 @@ def mapped_numbers(module: nn.Module) -> dict[str, int]:
     }
 
 
+PLAIN = {type(None), bool, int, float, str, tuple, list, dict, set, OrderedDict}
+"""What most attributes are."""
+
+
 def is_settings(value: Any) -> bool:
     """Return whether a value is an object that whole numbers are read from by name, such as a config.
 
@@ -43,7 +48,7 @@ def is_settings(value: Any) -> bool:
     >>> is_settings(SimpleNamespace(heads=4)), is_settings(nn.Identity()), is_settings({"heads": 4})
     (True, False, False)
     """
-    if isinstance(value, (nn.Module, Tensor, ModuleType)) or callable(value):
+    if type(value) in PLAIN or isinstance(value, (nn.Module, Tensor, ModuleType)) or callable(value):
         return False
     return any(type(number) is int for number in getattr(value, "__dict__", {}).values())
 
@@ -83,7 +88,8 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
     What is set in settings that several modules share is set for all of them at the first of these, and elsewhere for that
     module alone, which has its own copy from then on.
     """
-    first = _first_holders(model)
+    dotted = any("." in name for values in attributes.values() for name in values)
+    first = _first_holders(model) if dotted else {}
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for name in dict.fromkeys(name.partition(".")[0] for name in values if "." in name):
