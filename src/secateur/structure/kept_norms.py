@@ -133,7 +133,8 @@ class KeptNorm(nn.Module):
         small: the norm with the sizes that it has after the cut.
         rows: which rows of the norm's tensors stay.
         dim: the dimension of the units.
-        kept: which units stay.
+        size: how many units the norm has.
+        index: the units that stay.
         path: the path of the norm.
     """
 
@@ -141,7 +142,8 @@ class KeptNorm(nn.Module):
         self, small: nn.Module, rows: Mapping[str, Mapping[int, Tensor]], dim: int, kept: Kept, path: str
     ) -> None:
         super().__init__()
-        self.small, self.rows, self.dim, self.kept, self.path = small, rows, dim, kept, path
+        self.small, self.rows, self.dim, self.path = small, rows, dim, path
+        self.size, self.index = len(kept), [number for number, stays in enumerate(kept) if stays]
 
     @classmethod
     def of(
@@ -172,12 +174,12 @@ class KeptNorm(nn.Module):
         """
         x = next(leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor))
         size = x.shape[self.dim] if -x.dim() <= self.dim < x.dim() else 1
-        if size != len(self.kept):
+        if size != self.size:
             raise VerificationError(
                 f"the units of {self.path!r} cannot be cut where the inputs have other shapes: it norms {size} of them there, and "
-                f"{len(self.kept)} on the example; leave the site out with ignore="
+                f"{self.size} on the example; leave the site out with ignore="
             )
-        index = torch.tensor(self.kept, device=x.device).nonzero().flatten()
+        index = torch.tensor(self.index, device=x.device)
         for mine, its in zip(self.small.modules(), module.modules(), strict=True):
             vars(mine)["training"] = vars(its)["training"]
         tensors = {name: select_rows(tensor, self.rows[name]) for name, tensor in own_tensors(module).items()}
