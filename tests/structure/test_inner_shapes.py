@@ -12,20 +12,22 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.structure import cutting, inner_shapes
 from secateur.structure.inner_shapes import ShapeLog
+from secateur.structure.reference import Reference
 from secateur.types import CutError
 
 
 class Attention(nn.Module):
     """Splits by attributes, and joins by the shape of what it is given."""
 
-    def __init__(self, norm: type[nn.Module] = nn.LayerNorm) -> None:
+    def __init__(self, by_function: bool) -> None:
         super().__init__()
-        self.heads, self.width = 4, 4
-        self.norm, self.qkv, self.out = norm(6), nn.Linear(6, 48), nn.Linear(16, 6)
+        self.heads, self.width, self.by_function = 4, 4, by_function
+        self.norm, self.qkv, self.out = nn.LayerNorm(6), nn.Linear(6, 48), nn.Linear(16, 6)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, length, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+        h = x.softmax(-1) if self.by_function else self.norm(x)
+        qkv = self.qkv(h).reshape(batch, length, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         h = torch.softmax(q @ k.transpose(-2, -1), -1) @ v
         made: Tensor = x + self.out(h.transpose(1, 2).reshape(batch, length, self.heads * self.width))
@@ -33,9 +35,9 @@ class Attention(nn.Module):
 
 
 class Embedded(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, by_function: bool) -> None:
         super().__init__()
-        self.first, self.blocks = nn.Linear(5, 6), nn.Sequential(Attention(), Attention())
+        self.first, self.blocks = nn.Linear(5, 6), nn.Sequential(*(Attention(by_function) for _ in range(2)))
         self.last = nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,10 +75,12 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_sizes_that_follow_take_no_trace(traced: list[str]) -> None:
+@pytest.mark.parametrize("by_function", [False, True])
+def test_sizes_that_follow_take_no_trace(by_function: bool, traced: list[str]) -> None:
     torch.manual_seed(0)
-    model, x = Embedded().eval(), torch.randn(2, 7, 5)
+    model, x = Embedded(by_function).eval(), torch.randn(2, 7, 5)
     sites = sc.channels(model, x)
+    assert (Reference(model, sites, keep_of(sites)).norms is None) == by_function
     small = cutting.cut_with_plan(model, sites, keep_of(sites), form="module")
     assert small.model.get_submodule("blocks.0").heads == 2
     assert small.verification.double is not None
