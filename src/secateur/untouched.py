@@ -9,6 +9,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -324,9 +325,15 @@ def writes_refused(model: nn.Module, note: Callable[..., None] | None = None) ->
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    into = [args[place] if place < len(args) else kwargs.get(name) for place, name in _written_places(func)]
+    return [leaf for leaf in pytree.tree_leaves(into) if isinstance(leaf, Tensor)] if into else []
+
+
+@cache
+def _written_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """Which arguments an op writes into: their places and names."""
     schema = getattr(func, "_schema", None)
     if schema is None or not schema.is_mutable:
-        return []
-    by_name = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
-    into = [by_name.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [leaf for leaf in pytree.tree_leaves(into) if isinstance(leaf, Tensor)]
+        return ()
+    arguments = enumerate(schema.arguments)
+    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
