@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from secateur.structure.cost import Cost
@@ -64,12 +65,17 @@ class Cases:
         size = sum(t.numel() for t in self.reference.tensors.values())
         return size + (Cost(structure).macs({}) if structure is not None else 0) <= CHEAP
 
+    @property
+    def _gains(self) -> Sequence[float]:
+        return GAINS if self.cheap else GAINS[:1]
+
     @cached_property
     def elsewhere(self) -> list[Case]:
         """Draws at another batch and another length or size, where the original runs there."""
         frames = list(other_frames(self.reference.inputs))
-        for frame in frames:
-            if cases := self.at(frame):
+        # A model of one size runs on a batch of others before it is asked on all sizes again.
+        for redrawn, frame in product((True, False), frames):
+            if cases := self._tried(frame, self._gains, redrawn, double=True):
                 return cases
         self.skipped["the original runs at no other batch, length or size that was tried"] = None
         return []
@@ -91,7 +97,7 @@ class Cases:
 
     def at(self, frame: Frame, gains: Sequence[float] | None = None) -> list[Case]:
         """Draws at some shapes, as many as there are gains; none where the original does not run there on numbers."""
-        gains = gains or (GAINS if self.cheap else GAINS[:1])
+        gains = gains or self._gains
         for redrawn in (True, False):
             if cases := self._tried(frame, gains, redrawn, double=True):
                 return cases

@@ -83,7 +83,7 @@ def _lengths(x: Tensor, dim: int) -> tuple[int, ...]:
 def other_frames(inputs: Inputs) -> Iterator[Frame]:
     """Yield other shapes to try: another batch with another length or size, then the batch alone.
 
-    Large pictures become small, as they cost the most; else longer inputs come before shorter ones, on which code that
+    Large pictures become small first, as they cost the most; else longer inputs come before shorter ones, on which code that
     crops to a length does nothing.
     """
     size = _batch_size(inputs)
@@ -91,9 +91,10 @@ def other_frames(inputs: Inputs) -> Iterator[Frame]:
         return
     batch = (size, 2 if size in (1, 3) else 3)
     for of, dim in RESIZED:
-        for scale in (1 / LARGE, LONGER, SHORTER):
-            if sizes := _other_sizes(inputs, of, dim, scale):
-                yield Frame(batch, sizes, dim)
+        small = _other_sizes(inputs, of, dim, 1 / LARGE)
+        scales = (SHORTER, LONGER) if small else (LONGER, SHORTER)
+        for sizes in filter(None, (small, *(_other_sizes(inputs, of, dim, scale) for scale in scales))):
+            yield Frame(batch, sizes, dim)
     yield Frame(batch)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from itertools import islice, product
 from typing import Any
 
@@ -235,10 +235,13 @@ def _guesses(
     may_change: Callable[[nn.Module, str, str], bool],
 ) -> list[Guess]:
     modules = dict(model.named_modules(remove_duplicate=False))
-    holders = {
-        path: {n: v for n, v in _numbers(module).items() if may_change(module, path, n)} | mapped_numbers(module)
-        for path, module in modules.items()
-    }
+
+    @cache
+    def attributes(path: str) -> dict[str, Any]:
+        if (module := modules.get(path)) is None:
+            return {}
+        return {n: v for n, v in _numbers(module).items() if may_change(module, path, n)} | mapped_numbers(module)
+
     new_sizes_by_path: dict[str, dict[int, set[int]]] = {}
     for node in structure.values:
         pairs = size_changes(structure, node, gone)
@@ -246,7 +249,7 @@ def _guesses(
         for old, new in pairs:
             for path in reversed(stack):
                 new_sizes_by_path.setdefault(path, {}).setdefault(old, set()).add(new)
-                if any(_holds(value, old) for value in holders.get(path, {}).values()):
+                if any(_holds(value, old) for value in attributes(path).values()):
                     break
     guesses: list[Guess] = []
     for path, sizes in new_sizes_by_path.items():
@@ -254,7 +257,7 @@ def _guesses(
         settled = {old: next(iter(new)) for old, new in sizes.items() if len(new) == 1}
         # The sizes of attention are worked out (`_attention`), and its code would not stumble over wrong ones.
         if path in modules and not isinstance(modules[path], nn.MultiheadAttention):
-            guesses += _module_guesses(path, modules[path], holders[path], settled)
+            guesses += _module_guesses(path, modules[path], attributes(path), settled)
     return guesses
 
 
