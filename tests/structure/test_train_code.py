@@ -543,6 +543,30 @@ def test_what_could_not_be_compared_with_gradients_is_a_warning() -> None:
     assert any("with gradients on" in warning for warning in result.report.warnings), result.report.warnings
 
 
+class NormsWithGradients(Gradients):
+    """Norms over what is cut by a module, which the masked model runs on what stays."""
+
+    def __init__(self, flips: bool) -> None:
+        super().__init__()
+        self.last, self.flips = nn.LayerNorm(16), flips
+
+    def answer(self, z: Tensor) -> Tensor:
+        return super().answer(self.last(z.transpose(1, 3)).transpose(1, 3))
+
+    def more(self, z: Tensor) -> Any:
+        return self.answer(z.flip(1) if self.flips else z * 2 + 1)
+
+
+def test_what_norms_by_modules_is_compared_with_gradients() -> None:
+    torch.manual_seed(0)
+    assert cut_every_third(NormsWithGradients(flips=False))[1].verification.skipped == ()
+    model = NormsWithGradients(flips=True)
+    sites = sc.channels(model, X)
+    keep = {name: torch.arange(site.size) % 3 != 1 for name, site in sites.items()}
+    with pytest.raises(sc.CutError, match="with gradients on"):
+        sc.cut(model, sites, keep, form="module")
+
+
 class DecidingWithGradients(nn.Module):
     """Traced in parts, between which its code asks for gradients."""
 
