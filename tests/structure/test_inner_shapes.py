@@ -110,6 +110,29 @@ def test_a_number_that_the_cut_leaves_as_it_is_takes_no_trace(traced: list[str])
     assert not traced
 
 
+class Exported(nn.Module):
+    """Repeats its units where it is exported alone, as transformers repeats keys for their queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x).sin()
+        if torch.compiler.is_exporting():
+            h = h.unsqueeze(1).expand(len(h), 2, h.shape[-1]).mean(1)
+        made: Tensor = self.out(h)
+        return made
+
+
+def test_what_a_trace_alone_runs_is_nowhere_in_the_module(traced: list[str]) -> None:
+    model, x = Exported().eval(), torch.randn(2, 3)
+    sites = sc.channels(model, x)
+    assert any("expand" in str(node.target) for node in sites.structure.graph.nodes)
+    assert sc.cut(model, sites, keep_of(sites), form="module").get_submodule("fc").out_features == 3
+    assert not traced
+
+
 def test_a_log_knows_which_module_ran_what() -> None:
     class Hooked(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
@@ -123,4 +146,9 @@ def test_a_log_knows_which_module_ran_what() -> None:
     for size in (4, 3):  # of two runs the last
         log.run(model, ((torch.ones(2, 1, size),), {}))
     calls = {path: ops for path, ops in log.calls.items() if ops}
-    assert calls == {"0": [("view", ((2, 3),))], "1": [("relu", ((2, 3),))], "": [("slice", ((2, 1),))]}
+    assert calls == {
+        "0": [("view", ((2, 3),))],
+        "1": [("relu", ((2, 3),))],
+        None: [("sigmoid", ((2, 3),))],
+        "": [("slice", ((2, 1),))],
+    }

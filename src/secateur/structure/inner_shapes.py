@@ -40,7 +40,7 @@ Shapes = tuple[tuple[int, ...], ...]
 class ShapeLog:
     """The ops that a module runs, each with the shapes of what it gives, by the path of the module that runs it.
 
-    What runs within modules that are none of its own is left out, as the hooks of masked norms are.
+    What modules run that are none of its own, as the hooks of masked norms are, has no path.
 
     >>> import torch
     >>> log = ShapeLog()
@@ -50,7 +50,7 @@ class ShapeLog:
     """
 
     def __init__(self) -> None:
-        self.calls: defaultdict[str, list[tuple[str, Shapes]]] = defaultdict(list)
+        self.calls: defaultdict[str | None, list[tuple[str, Shapes]]] = defaultdict(list)
 
     def run(self, module: nn.Module, inputs: Inputs) -> Any:
         """Return what a module answers; of several runs the last is noted."""
@@ -62,7 +62,7 @@ class ShapeLog:
 class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every op."""
 
-    def __init__(self, calls: defaultdict[str, list[tuple[str, Shapes]]], paths: list[str | None]) -> None:
+    def __init__(self, calls: defaultdict[str | None, list[tuple[str, Shapes]]], paths: list[str | None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls, self.paths = calls, paths
 
@@ -70,7 +70,7 @@ class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         path = self.paths[-1] if self.paths else ""
         kind = _kind(func._schema.name.removeprefix("aten::").rstrip("_"))
-        if path is not None and kind not in COPIES:
+        if kind not in COPIES:
             tensors = result if isinstance(result, (list, tuple)) else (result,)
             self.calls[path].append((kind, tuple(tuple(t.shape) for t in tensors if isinstance(t, Tensor))))
         return result
@@ -138,7 +138,7 @@ def check_sizes(
     """
     # A freed attention module computes the same by other operations, and takes no literals.
     freed = {path for path, module in cut.named_modules() if isinstance(module, RectangularAttention)}
-    if full is None or _are_as_foretold(structure, gone, (full, small), _layers(cut), freed):
+    if full is None or _are_as_foretold(structure, gone, full, small, cut, freed):
         return
     graph = structure.graph
     again = trace(
@@ -158,35 +158,27 @@ Key = tuple[str, str, Shapes]
 
 
 def _are_as_foretold(
-    structure: Structure,
-    gone: Mapping[Atom, Tensor],
-    logs: tuple[ShapeLog, ShapeLog],
-    layers: set[str],
-    freed: set[str],
+    structure: Structure, gone: Mapping[Atom, Tensor], full: ShapeLog, small: ShapeLog, cut: nn.Module, freed: set[str]
 ) -> bool:
     """Whether two runs show that every op of literals gives what it should; that may hold where they do not show it.
 
-    Both run the same ops, so that what one gives in the one run is what it gives in the other. Ops of one kind that give the same
-    shapes in the same module are told apart by their order, if as many ran as were traced: a trace does not show what functions run
-    inside. Torch's own layers may compute the same by other ops, as weights lie otherwise in memory.
+    Ops of one kind that give the same shapes in the same module are told apart by their order, if as many ran as were traced: a
+    trace does not show what functions run inside.
     """
-    full, small = logs
-    seen: defaultdict[Key, list[Shapes]] = defaultdict(list)
-    for path in full.calls.keys() | small.calls.keys():
-        ours, theirs = full.calls.get(path, []), small.calls.get(path, [])
-        if [kind for kind, _ in ours] != [kind for kind, _ in theirs]:
-            if path in layers or _is_within(path, freed):
-                continue
+    seen = _side_by_side(full, small, cut, freed)
+    if seen is None:
+        return False
+    ran = {call for calls in full.calls.values() for call in calls}
+    for node in nodes_of_literals(structure, gone):
+        key = _key(node)
+        # What is in the trace alone, as of code that asks whether it is exported, is nowhere in the run.
+        if key not in seen and not _inside(node, freed) and (key[1] not in KINDS.values() or key[1:] in ran):
             return False
-        for (kind, shapes), (_, others) in zip(ours, theirs, strict=True):
-            seen[path, kind, shapes].append(others)
     foretold: defaultdict[Key, list[Shapes]] = defaultdict(list)
     for node in structure.values:
         expected = _expected_shapes(structure, node, gone) if node.op == "call_function" else None
         if expected is not None:
             foretold[_key(node)].append(tuple(expected))
-    if not all(_key(node) in seen for node in nodes_of_literals(structure, gone) if not _inside(node, freed)):
-        return False
     return all(
         others == foretold[key] or len({*others, *foretold[key]}) == 1
         for key, others in seen.items()
@@ -194,12 +186,24 @@ def _are_as_foretold(
     )
 
 
-def _layers(model: nn.Module) -> set[str]:
-    return {path for path, module in model.named_modules() if is_of_torch(module)}
+def _side_by_side(
+    full: ShapeLog, small: ShapeLog, cut: nn.Module, freed: set[str]
+) -> defaultdict[Key, list[Shapes]] | None:
+    """What the ops of the full model give in the cut one, in their order; None where that runs others.
 
-
-def _is_within(path: str, modules: set[str]) -> bool:
-    return any(f"{path}.".startswith(f"{module}.") for module in modules)
+    Torch's own layers may compute the same by other ops, as weights lie otherwise in memory: of those nothing is seen then.
+    """
+    seen: defaultdict[Key, list[Shapes]] = defaultdict(list)
+    for path in full.calls.keys() | small.calls.keys():
+        if path is None:
+            continue
+        ours, theirs = full.calls.get(path, []), small.calls.get(path, [])
+        if [kind for kind, _ in ours] == [kind for kind, _ in theirs]:
+            for (kind, shapes), (_, others) in zip(ours, theirs, strict=True):
+                seen[path, kind, shapes].append(others)
+        elif not (is_of_torch(cut.get_submodule(path)) or any(f"{path}.".startswith(f"{mha}.") for mha in freed)):
+            return None
+    return seen
 
 
 def _key(node: Node) -> Key:
