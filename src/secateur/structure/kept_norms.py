@@ -46,27 +46,30 @@ def kept_norms(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
     Returns:
         None where other code takes such statistics as well, or a norm would not run so.
     """
-    paths, first = {module: path for path, module in model.named_modules()}, first_names(model)
-    calls: dict[str, list[tuple[int, Kept, Node] | None]] = {}
+    modules, first = dict(model.named_modules(remove_duplicate=False)), first_names(model)
+    paths = {module: path for path, module in model.named_modules()}
+    places_by_path: dict[str, list[tuple[int, Kept, Node]]] = {}
     for half in filter(None, (structure, structure.trained, structure.turned)):
         statistics = half.ties.statistics.items()
         nodes = [n for n, axes in statistics if any(not bool(keep_vector(a, gone).all()) for a in axes)]
         nodes_by_call = _by_call(half) if nodes else {}
         for call in dict.fromkeys(map(_call, nodes)):
-            place = _place(half, nodes_by_call[call], gone) if call else None
-            calls.setdefault(paths[model.get_submodule(_path(call))], []).append(place)
-    plan = make_plan(model, structure, gone) if calls else Plan()
+            module = modules.get(_path(call)) if call else None
+            place = _place(half, nodes_by_call[call], gone)
+            if module is None or place is None:
+                return None
+            places_by_path.setdefault(paths[module], []).append(place)
+    plan = make_plan(model, structure, gone) if places_by_path else Plan()
     # What stays of a block of layers is not what its zeros do.
     layers = {name for name, _ in structure.ties.roles}
     norms: dict[str, KeptNorm] = {}
-    for path, places in calls.items():
-        module, place = model.get_submodule(path), places[0]
-        names = {name: first[id(tensor)] for name, tensor in own_tensors(module).items()}
-        if place is None or any(other is None or other[:2] != place[:2] for other in places):
+    for path, ((dim, kept, given), *others) in places_by_path.items():
+        names = {name: first[id(tensor)] for name, tensor in own_tensors(modules[path]).items()}
+        if any(other[:2] != (dim, kept) for other in others) or layers.intersection(names.values()):
             return None
         rows = {name: plan.rows.get(full, {}) for name, full in names.items()}
-        norm = None if layers.intersection(names.values()) else KeptNorm.of(module, path, plan, rows, *place[:2])
-        if norm is None or not norm.runs(module, place[2]):
+        norm = KeptNorm.of(modules[path], path, plan, rows, dim, kept)
+        if norm is None or not norm.runs(modules[path], given):
             return None
         norms[path] = norm
     return norms
