@@ -138,6 +138,31 @@ def test_masked_is_cut(name: str) -> None:
         torch.testing.assert_close(masked(batch), small(batch), rtol=1e-5, atol=1e-6)
 
 
+class Grouped(nn.Module):
+    """A norm of groups that it counts by an attribute of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_groups = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(x, self.num_groups)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(4, 8), Grouped()], ids=["of torch", "of its own"])
+def test_groups_that_are_cut_are_counted_by_the_axes(norm: nn.Module) -> None:
+    """A number of groups that stayed as it was would do the same in both models."""
+    torch.manual_seed(0)
+    model, x = Normed(norm).eval(), torch.randn(2, 4)
+    sites = sc.channels(model, x)
+    keep = {name: torch.arange(site.size) % 2 == 0 for name, site in sites.items()}
+    assert sorted(site.size for site in sites.values()) == [2, 4]  # in each of four groups two
+    assert (Reference(model, sites, keep).norms is None) == isinstance(norm, Grouped)
+    small = cutting.cut_with_plan(model, sites, keep, form="module")
+    assert small.model.get_submodule("norm").num_groups == 2
+    torch.testing.assert_close(sc.mask(model, sites, keep)(x), small.model(x), rtol=1e-5, atol=1e-6)
+
+
 def _other_epsilon(norm: nn.LayerNorm) -> None:
     norm.eps = 1e-4
 

@@ -280,12 +280,13 @@ def instead(name: str, of: str) -> Plant:
 
 def wrong_dimension(patch: Patch) -> None:
     """Zeros go into a square weight along its other dimension."""
-    right = Member.clear
+    right = Member.removed
 
-    def clear(self: Member, tensor: Tensor, kept: Tensor) -> None:
-        right(self, tensor.T if tensor.shape == (8, 8) else tensor, kept)
+    def removed(self: Member, keep: Tensor) -> tuple[int | None, Tensor]:
+        dim, where = right(self, keep)
+        return 1 - dim if dim is not None and self.shape == (8, 8) else dim, where
 
-    patch.setattr(Member, "clear", clear)
+    patch.setattr(Member, "removed", removed)
 
 
 def boundary_off_by_one(patch: Patch) -> None:

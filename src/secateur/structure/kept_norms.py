@@ -20,6 +20,7 @@ from torch.fx import Node
 from secateur.state import first_names, own_tensors
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.infer import Structure
+from secateur.structure.literals import new_sizes
 from secateur.structure.mend import SWITCHES
 from secateur.structure.nodes import module_paths
 from secateur.structure.plan import Plan, apply_plan, make_plan, select_rows
@@ -56,7 +57,7 @@ def kept_norms(model: nn.Module, structure: Structure, gone: Mapping[Atom, Tenso
         for call in dict.fromkeys(map(_call, nodes)):
             module = modules.get(_path(call)) if call else None
             place = _place(half, nodes_by_call[call], gone)
-            if module is None or place is None:
+            if module is None or place is None or not _follows(module, half, nodes_by_call[call], gone):
                 return None
             places_by_path.setdefault(paths[module], []).append(place)
     plan = make_plan(model, structure, gone) if places_by_path else Plan()
@@ -119,6 +120,17 @@ def _place(structure: Structure, inside: list[Node], gone: Mapping[Atom, Tensor]
         return None
     dim = cut[0]
     return dim - len(before) if dim == len(before) - 1 else dim, before[dim], next(iter(given))
+
+
+def _follows(module: nn.Module, structure: Structure, inside: list[Node], gone: Mapping[Atom, Tensor]) -> bool:
+    """Whether no number of the module's own says how it parts what is cut: a wrong one would do the same in masked and cut.
+
+    What torch's group norm holds is mended; a layer norm fails with another size than its input's.
+    """
+    parting = [
+        n for n in inside if not op_name(n).endswith(("layer_norm", "rms_norm")) and new_sizes(structure, n, gone)
+    ]
+    return all(type(module) is nn.GroupNorm and op_name(node) == "group_norm" for node in parting)
 
 
 def _kept_along(structure: Structure, node: Node, gone: Mapping[Atom, Tensor]) -> Iterator[Kept]:
