@@ -233,3 +233,14 @@ def test_tensors_in_a_dict_take_one_pass_more_at_most(monkeypatch: pytest.Monkey
     assert turns(Ways(lambda m, s: s["x"] is None).eval(), ((X, {"x": X, "y": X}), {})) == []
     sc.channels(Ways(lambda m, s: s["x"] is None).eval(), (X, {"x": X, "y": X}))
     assert not passes
+
+
+class WithMuch(Narrow):
+    def forward(self, x: Tensor, a: Any = None, b: Any = None, c: Any = None, d: Any = None, width: int = 16) -> Tensor:
+        return super().forward(x, width)
+
+
+def test_something_is_tried_of_each_of_many() -> None:
+    tried = [str(turn) for turn in turns(WithMuch().eval(), ((X, {f"k{n}": n for n in range(5)}), {}))]
+    assert {"b=a tensor", "d=a tensor", "width=8"} <= set(tried)
+    assert len(tried) <= 32

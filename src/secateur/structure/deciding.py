@@ -63,6 +63,11 @@ class Leaf:
     enough: float = inf
     left_out: bool = False
 
+    @property
+    def is_likely(self) -> bool:
+        """Whether code is seen to decide by it, or has no other use for it."""
+        return bool(self.compared) or (self.value is not None and type(self.value) not in (int, float, str))
+
     def others(self, words: list[str]) -> Iterator[tuple[str, Any]]:
         """The other values to try, with words for them, given what may stand for a word."""
         yield from self.more or ((_words(other), other) for other in other_values(self.value, self.compared, words))

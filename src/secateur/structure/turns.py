@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import combinations, islice
+from itertools import chain, combinations, islice, zip_longest
 from math import inf
 
 from torch import nn
@@ -73,16 +73,19 @@ def turns(
     ['gate=True', 'level=-0.3', 'level=1.7', 'level=0.25', 'level=1', 'level=0.7', 'level=-0.5', 'level=0']
     """
     leaves = list(decisive(model, inputs, tensors_decide=tensors_decide, modes=modes))
-    # Where there are too many, those come last by which code is least likely to decide.
-    leaves.sort(key=lambda leaf: type(leaf.value) in (int, float, str) and not leaf.compared)
     words = code_words(model) if any(type(leaf.value) is str for leaf in leaves) else []
-    every = (
-        Turn(leaf.name, leaf.words, text, partial(leaf.changed, value), leaf.enough, type(leaf.value) is bool)
-        for leaf in leaves
-        if guesses or type(leaf.value) is bool or not leaf.left_out
-        for text, value in leaf.others(words)
-    )
-    single = list(islice(every, TRIES))
+    likely, less = list[list[Turn]](), list[list[Turn]]()
+    for leaf in leaves:
+        is_flag = type(leaf.value) is bool
+        if guesses or is_flag or not leaf.left_out:
+            several = [
+                Turn(leaf.name, leaf.words, text, partial(leaf.changed, value), leaf.enough, is_flag)
+                for text, value in leaf.others(words)
+            ]
+            (likely if leaf.is_likely else less).append(several)
+    # Of each some are tried where there are too many.
+    in_rounds = (turn for each in zip_longest(*less) for turn in each if turn is not None)
+    single = list(islice(chain(*likely, in_rounds), TRIES))
     return [*single, *together(turn for turn in single if turn.flag)]
 
 
