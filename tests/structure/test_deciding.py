@@ -6,9 +6,10 @@ import enum
 from collections import UserDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,10 @@ class Attributes(dict[str, Any]):
     __getattr__ = dict.get
 
 
+class OfClass:
+    skip = False
+
+
 class Private:
     def __init__(self, mode: str) -> None:
         self._mode = mode
@@ -105,6 +110,13 @@ SETTINGS: dict[str, Case] = {
     "one of many fields": (lambda m, s: s.way == "b", *(SimpleNamespace(**MANY, way=way) for way in "ab")),
     "all of many fields": (lambda m, s: vars(s)["way"] == "b", *(SimpleNamespace(**MANY, way=way) for way in "ab")),
     "None in settings": (lambda m, s: s.block.at is not None, nested(at=None), nested(at=1)),
+    "of the class": (lambda m, s: s.skip, OfClass(), SimpleNamespace(skip=True)),
+    "unchangeable": (lambda m, s: s["skip"], *(MappingProxyType({"skip": flag}) for flag in (False, True))),
+    "number of numpy's": (lambda m, s: s["n"] > 5, *({"n": numpy.int64(number)} for number in (1, 9))),
+    "one after the other": (
+        lambda m, s: s.a.skip and s.b.skip,
+        *(SimpleNamespace(a=SimpleNamespace(skip=flag), b=SimpleNamespace(skip=flag)) for flag in (False, True)),
+    ),
 }
 LEFT_OUT: dict[str, Case] = {
     "get": (lambda m, s: s.get("skip"), {"other": 1}, {"other": 1, "skip": True}),
@@ -137,6 +149,8 @@ TABLES: dict[str, Case] = {
     "method": (lambda m, w: getattr(m, "way_" + w)(), "plain", "residual"),
     "method, formatted": (lambda m, w: getattr(m, f"way_{w}")(), "plain", "residual"),
     "method, formatted so": (lambda m, w: getattr(m, "way_%s" % w)(), "plain", "residual"),  # noqa: UP031
+    "of members": (lambda m, w: Word(w) is Word.C, "a", "c"),
+    "of names of members": (lambda m, w: Act[w] is Act.NONE, "RELU", "NONE"),
     "whole name of it": (lambda m, w: getattr(m, w)(), "way_plain", "way_residual"),
 }
 NUMBER: dict[str, Case] = {
@@ -219,11 +233,12 @@ def test_only_what_code_looks_at_is_tried() -> None:
     def tried(decides: Callable[..., Any], given: Any) -> set[str]:
         return {turn.name for turn in turns(Ways(decides).eval(), ((X, given), {}))}
 
-    flags = {"skip": False, "other": True}
-    assert tried(lambda m, s: s["skip"], flags) == {"given['skip']"}
-    assert tried(lambda m, s: s.skip, SimpleNamespace(**flags)) == {"given.skip"}
-    assert tried(lambda m, s: next(iter(s.values())), flags) == {"given['skip']", "given['other']"}
-    assert tried(lambda m, s: type(s) is dict and s["skip"], flags) == {"given['skip']", "given['other']"}
+    words = {"way": "a", "other": "b"}
+    assert tried(lambda m, s: s["way"] == "c", words) == {"given['way']"}
+    assert tried(lambda m, s: s.way == "c", SimpleNamespace(**words)) == {"given.way"}
+    both = {"given['way']", "given['other']"}
+    assert both <= tried(lambda m, s: next(iter(s.values())) == "c", words)
+    assert tried(lambda m, s: type(s) is dict and s["way"] == "c", words) == both
 
 
 def test_tensors_in_a_dict_take_one_pass_more_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +248,19 @@ def test_tensors_in_a_dict_take_one_pass_more_at_most(monkeypatch: pytest.Monkey
     assert turns(Ways(lambda m, s: s["x"] is None).eval(), ((X, {"x": X, "y": X}), {})) == []
     sc.channels(Ways(lambda m, s: s["x"] is None).eval(), (X, {"x": X, "y": X}))
     assert not passes
+
+
+class Merging(Ways):
+    def forward(self, x: Tensor, given: Any) -> Tensor:
+        u = self.stem(x)
+        v = self.blocks[0](u)
+        out: Tensor = self.head(v + u if {"skip": False, **given}["skip"] else v)
+        return out
+
+
+def test_what_is_put_over_defaults() -> None:
+    tried = [str(turn) for turn in turns(Merging(lambda m, s: s).eval(), ((X, {}), {}))]
+    assert "given['skip']=True" in tried
 
 
 class WithMuch(Narrow):

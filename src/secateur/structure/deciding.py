@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,11 +25,14 @@ from secateur.structure.tried_values import (
     ops_run,
     other_values,
 )
+from secateur.trees import tensors_within
 from secateur.types import brief
 
 __all__ = ["LEFT_OUT", "Inputs", "Leaf", "decisive"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+Guesses = tuple[tuple[str, Any], ...]
+"""Values to try, with words for them."""
 
 FEW = 8
 """A tensor of no more entries may hold a flag each; and how many words are tried as names of arguments."""
@@ -52,6 +55,7 @@ class Leaf:
         more: other values to try, with words for them, where it is no plain one.
         enough: see `Turn`.
         left_out: whether the example leaves it out.
+        is_seen: whether code was seen to look at it.
     """
 
     name: str
@@ -62,11 +66,13 @@ class Leaf:
     more: tuple[tuple[str, Any], ...] = ()
     enough: float = inf
     left_out: bool = False
+    is_seen: bool = True
 
     @property
     def is_likely(self) -> bool:
         """Whether code is seen to decide by it, or has no other use for it."""
-        return bool(self.compared) or (self.value is not None and type(self.value) not in (int, float, str))
+        is_number = type(self.value) in (int, float, str)
+        return bool(self.compared) or (self.is_seen and self.value is not None and not is_number)
 
     def others(self, words: list[str]) -> Iterator[tuple[str, Any]]:
         """The other values to try, with words for them, given what may stand for a word."""
@@ -78,7 +84,7 @@ def decisive(model: nn.Module, inputs: Inputs, *, tensors_decide: bool, modes: S
     roots, guesses = [*_given(model, inputs), *_defaults(model, inputs)], _guesses(model, inputs)
     asked = _asked(model, inputs, roots, modes)
     for root in roots:
-        yield from _plain(root, asked.get(root, Asked()), guesses)
+        yield from _plain(model, root, asked.get(root, Asked()), guesses)
     if tensors_decide:
         yield from _tensors(model, inputs, roots)
     yield from _left_out(model, inputs, guesses)
@@ -194,23 +200,24 @@ def _passed_over(root: _Root, asked: Asked) -> bool:
     return any((is_tried(value) or value is None) and not asked.saw(path) for path, value in within(root.value))
 
 
-def _plain(root: _Root, asked: Asked, guesses: tuple[tuple[str, Any], ...]) -> Iterator[Leaf]:
-    """The plain values that code looked at within an input, and what it looked for there."""
-    left_out = root.left_out
+def _plain(model: nn.Module, root: _Root, asked: Asked, guesses: Guesses) -> Iterator[Leaf]:
+    """The plain values that code looked at within an input, and flags, which it may look at where another is set otherwise."""
+    often = {"enough": 2, "left_out": True} if root.left_out else {}
+    is_state = bool(tensors_within(root.value))  # an object of flags and tensors is no settings
     for path, inner in within(root.value):
-        if not asked.saw(path):
-            continue
-        if is_tried(inner):
-            compared = asked.compared.get(path, ())
-            yield root.leaf(
-                path, inner, _words(inner), compared=compared, enough=2 if left_out else inf, left_out=left_out
-            )
+        saw = asked.saw(path)
+        if is_tried(inner) and (saw or (type(inner) is bool and not (is_state and path[-1].is_field))):
+            yield root.leaf(path, inner, _words(inner), compared=asked.compared.get(path, ()), is_seen=saw, **often)
         elif inner is None and (path in asked.looked_up or path[:-1] in asked.whole):
             yield root.leaf(path, None, "None", more=guesses, enough=1, left_out=True)
+        elif path in asked.whole and isinstance(inner, Mapping) and not tensors_within(inner):
+            for word in islice((word for word in code_words(model) if word not in inner), FEW):
+                way = (*path, Lookup(word))
+                yield root.leaf(way, None, LEFT_OUT, more=(("True", True),), enough=1, left_out=True)
     for path, instead in asked.missing.items():
         if is_tried(instead):
-            compared = asked.compared.get(path, ())
-            yield root.leaf(path, instead, LEFT_OUT, compared=compared, enough=2, left_out=True)
+            words = _words(instead) if path[-1].is_field else LEFT_OUT
+            yield root.leaf(path, instead, words, compared=asked.compared.get(path, ()), enough=2, left_out=True)
         else:
             of_settings = tuple(guess for guess in guesses if not (path[-1].is_field and isinstance(guess[1], Tensor)))
             yield root.leaf(path, None, LEFT_OUT, more=of_settings, enough=1, left_out=True)
@@ -258,7 +265,7 @@ def _turned_tensors(value: Tensor, compared: list[int], in_code: list[int]) -> I
             yield f"one whose entry {entry} is {other}", _TurnedEntry(entry, other)
 
 
-def _left_out(model: nn.Module, inputs: Inputs, guesses: tuple[tuple[str, Any], ...]) -> Iterator[Leaf]:
+def _left_out(model: nn.Module, inputs: Inputs, guesses: Guesses) -> Iterator[Leaf]:
     """The arguments that are None, and those that a model takes by any name."""
     for each in _arguments(model, inputs):
         if each.value is None:
@@ -274,7 +281,7 @@ def _with_keyword(name: str, value: Any, inputs: Inputs) -> Inputs:
     return inputs[0], {**inputs[1], name: value}
 
 
-def _guesses(model: nn.Module, inputs: Inputs) -> tuple[tuple[str, Any], ...]:
+def _guesses(model: nn.Module, inputs: Inputs) -> Guesses:
     """What may be given for what is None: what is like the inputs, labels, a flag, and what the code has."""
     guesses: list[tuple[str, Any]] = []
     first = next((x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)), None)

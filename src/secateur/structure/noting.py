@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from secateur.structure.decided import OF_NO_MODEL
-from secateur.structure.places import Lookup, Path, copied, is_namedtuple, is_settings, parts
+from secateur.structure.places import Lookup, Path, as_plain, copied, is_namedtuple, is_settings, parts
 from secateur.structure.tables import others_named
 
 __all__ = ["Asked", "can_note", "noting", "noting_within"]
@@ -102,6 +103,7 @@ def noting_within(value: Any, asked: Asked, path: Path = ()) -> Any:
     >>> [str(*way) for way in asked.looked_up], [str(*way) for way in asked.missing]
     (["['level']"], ["['mode']"])
     """
+    value = as_plain(value)
     if type(value) in NOTED:
         return noting(value, asked.compared.setdefault(path, []))
     if _is_searched(value):
@@ -112,7 +114,7 @@ def noting_within(value: Any, asked: Asked, path: Path = ()) -> Any:
             return type(value)(*inner) if is_namedtuple(value) else type(value)(inner)
         if isinstance(value, MutableMapping):
             return _noting_mapping(value, asked, path)
-        if is_settings(value):
+        if is_settings(value) and not isinstance(value, Mapping):
             return _noting_object(value, asked, path)
     return value
 
@@ -199,9 +201,14 @@ def _noting_object(value: Any, asked: Asked, path: Path) -> Any:
             if of_model and not name.startswith("__"):
                 asked.missing.setdefault((*path, Lookup(name, True)), None)
             raise
+        is_plain = type(got) in (bool, *NOTED) or isinstance(got, Enum)
         if name in ways:
             asked.looked_up.add(ways[name])
-        elif of_model and (name == "__dict__" or type(got) in (bool, *NOTED)):  # found by another name
+        elif of_model and is_plain and any(vars(base).get(name) is got for base in kind.__mro__):
+            way = (*path, Lookup(name, True))
+            asked.missing.setdefault(way, got)
+            return noting_within(got, asked, way)
+        elif of_model and (is_plain or name == "__dict__"):  # found by another name
             asked.whole.add(path)
         return got
 

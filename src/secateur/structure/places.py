@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from copy import copy
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.trees import CLOSED, attributes, tensors_within
 
-__all__ = ["Lookup", "Path", "changed_at", "copied", "is_namedtuple", "is_settings", "parts", "within"]
+__all__ = ["Lookup", "Path", "as_plain", "changed_at", "copied", "is_namedtuple", "is_settings", "parts", "within"]
 
 DEPTH = 4
 """How deep settings are looked into."""
@@ -48,7 +48,7 @@ def is_settings(value: Any) -> bool:
     >>> is_settings({}), is_settings([]), is_settings(Lookup(1)), is_settings(3)
     (True, False, True, False)
     """
-    if isinstance(value, MutableMapping):
+    if isinstance(value, Mapping):
         return True
     is_closed = isinstance(value, (Tensor, Enum, list, tuple, set, frozenset, *CLOSED))
     return not is_closed and (type(getattr(value, "__dict__", None)) is dict or bool(attributes(value)))
@@ -61,7 +61,7 @@ def is_namedtuple(value: Any) -> bool:
 
 def parts(value: Any) -> Iterator[tuple[Lookup, Any]]:
     """Yield what a container or settings hold; what is neither holds nothing."""
-    if isinstance(value, MutableMapping):
+    if isinstance(value, Mapping):
         for key, held in list(value.items()):
             yield Lookup(key, as_field=type(value) is not dict and isinstance(key, str)), held
     elif is_namedtuple(value):
@@ -85,8 +85,14 @@ def within(value: Any) -> Iterator[tuple[Path, Any]]:
     return islice(_within(value, (), DEPTH), MANY)
 
 
+def as_plain(value: Any) -> Any:
+    """Return a number of numpy's as one of Python's, and anything else as it is."""
+    is_number = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if is_number else value
+
+
 def _within(value: Any, path: Path, depth: int) -> Iterator[tuple[Path, Any]]:
-    yield path, value
+    yield path, as_plain(value)
     if depth and not (any(step.is_field for step in path) and _is_state(value)):
         for step, inner in parts(value):
             yield from _within(inner, (*path, step), depth - 1)
@@ -94,7 +100,7 @@ def _within(value: Any, path: Path, depth: int) -> Iterator[tuple[Path, Any]]:
 
 def _is_state(value: Any) -> bool:
     """Whether it is an object that holds tensors, such as a layer of a cache."""
-    return is_settings(value) and not isinstance(value, MutableMapping) and bool(tensors_within(value))
+    return is_settings(value) and not isinstance(value, Mapping) and bool(tensors_within(value))
 
 
 def changed_at(path: Path, change: Callable[[Any], Any], value: Any) -> Any:
@@ -111,6 +117,9 @@ def changed_at(path: Path, change: Callable[[Any], Any], value: Any) -> Any:
         return value._replace(**{key: inner})
     if isinstance(value, tuple):
         return type(value)((*value[:key], inner, *value[key + 1 :]))
+    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
+        kind: Any = type(value)
+        return kind({**value, key: inner})
     other = copied(value)
     if not step.is_field:
         other[key] = inner
@@ -137,4 +146,4 @@ def _at(value: Any, step: Lookup) -> Any:
     """What lies one step further; None for what is not there yet."""
     if step.is_field:
         return getattr(value, step.key, None)
-    return value.get(step.key) if isinstance(value, MutableMapping) else value[step.key]
+    return value.get(step.key) if isinstance(value, Mapping) else value[step.key]

@@ -51,9 +51,7 @@ def _others(names: Collection[str], word: str, constants: list[str]) -> Iterator
 
 def _held(frame: FrameType) -> list[Any]:
     """The objects in a frame's variables whose attributes code may look up."""
-    return [
-        held for held in frame.f_locals.values() if not isinstance(held, (Tensor, type)) and hasattr(held, "__dict__")
-    ]
+    return [held for held in frame.f_locals.values() if not isinstance(held, Tensor) and hasattr(held, "__dict__")]
 
 
 def _tables(frame: FrameType) -> Iterator[Any]:
@@ -69,7 +67,8 @@ def _tables(frame: FrameType) -> Iterator[Any]:
 
 def _attribute_names(held: Any) -> list[str]:
     """The names of what an object holds, and of what its class adds to torch's."""
-    kinds = [kind for kind in type(held).__mro__ if kind is not object and not kind.__module__.startswith("torch.")]
+    every = (held if isinstance(held, type) else type(held)).__mro__
+    kinds = [kind for kind in every if kind is not object and not kind.__module__.startswith("torch.")]
     own = [name for kind in kinds for name in vars(kind)]
     inner = vars(held).get("_modules", {})
     return [name for name in (*own, *vars(held), *inner) if not name.startswith("__")]
