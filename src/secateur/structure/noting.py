@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from secateur.structure.decided import OF_NO_MODEL
-from secateur.structure.places import Lookup, Path, as_plain, copied, is_namedtuple, is_settings, parts
+from secateur.structure.places import Lookup, Path, as_plain, copied, is_namedtuple, is_open, is_settings, parts
 from secateur.structure.tables import others_named
 
 __all__ = ["Asked", "can_note", "noting", "noting_within"]
@@ -108,6 +108,8 @@ def noting_within(value: Any, asked: Asked, path: Path = ()) -> Any:
         return noting(value, asked.compared.setdefault(path, []))
     if _is_searched(value):
         return _noting_set(value, asked.compared.setdefault(path, []))
+    if not is_open(value, path):
+        return value
     with suppress(Exception):  # a class may not be one to make others of
         if isinstance(value, (list, tuple)):
             inner = [noting_within(held, asked, (*path, step)) for step, held in parts(value)]

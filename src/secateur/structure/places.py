@@ -13,7 +13,18 @@ from torch import Tensor
 
 from secateur.trees import CLOSED, attributes, tensors_within
 
-__all__ = ["Lookup", "Path", "as_plain", "changed_at", "copied", "is_namedtuple", "is_settings", "parts", "within"]
+__all__ = [
+    "Lookup",
+    "Path",
+    "as_plain",
+    "changed_at",
+    "copied",
+    "is_namedtuple",
+    "is_open",
+    "is_settings",
+    "parts",
+    "within",
+]
 
 DEPTH = 4
 """How deep settings are looked into."""
@@ -82,7 +93,7 @@ def within(value: Any) -> Iterator[tuple[Path, Any]]:
     >>> [(str(*path), inner) for path, inner in within({"a": 1})][1:]
     [("['a']", 1)]
     """
-    return islice(_within(value, (), DEPTH), MANY)
+    return islice(_within(value, ()), MANY)
 
 
 def as_plain(value: Any) -> Any:
@@ -91,16 +102,18 @@ def as_plain(value: Any) -> Any:
     return value.item() if is_number else value
 
 
-def _within(value: Any, path: Path, depth: int) -> Iterator[tuple[Path, Any]]:
+def _within(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     yield path, as_plain(value)
-    if depth and not (any(step.is_field for step in path) and _is_state(value)):
+    if is_open(value, path):
         for step, inner in parts(value):
-            yield from _within(inner, (*path, step), depth - 1)
+            yield from _within(inner, (*path, step))
 
 
-def _is_state(value: Any) -> bool:
-    """Whether it is an object that holds tensors, such as a layer of a cache."""
-    return is_settings(value) and not isinstance(value, Mapping) and bool(tensors_within(value))
+def is_open(value: Any, path: Path) -> bool:
+    """Whether what lies at a path is looked into: an object that holds tensors is not where an object holds it, as a layer of a cache."""
+    is_object = is_settings(value) and not isinstance(value, Mapping)
+    is_state = is_object and any(step.is_field for step in path) and bool(tensors_within(value))
+    return len(path) < DEPTH and not is_state
 
 
 def changed_at(path: Path, change: Callable[[Any], Any], value: Any) -> Any:
