@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from coverage_case import Case
 from oracle import masked
-from secateur.untouched import copied
+from secateur.copies import copied
 from zoo.parts import randomise
 
 __all__ = ["LEAST", "SPARSITY", "TOLERANCE", "first_line", "run_case"]

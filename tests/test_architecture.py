@@ -18,7 +18,7 @@ ORDER = [
     {"checks"},
     {"hints"},
     {"randomness"},
-    {"switches", "trees", "untouched", "wrappers"},
+    {"copies", "switches", "trees", "untouched", "wrappers"},
     {"deadline", "files", "progress", "state", "state_dicts"},
     {"calls", "coding"},
     {"labelled"},

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.copies import copied
 from secateur.repair import REPAIRS
 from secateur.state import evaluating
 from secateur.structure import channels, cut, mask, weights
 from secateur.testing import TOYS
 from secateur.types import InputError
-from secateur.untouched import copied, replaced, run_with, untouched, writes_refused
+from secateur.untouched import replaced, run_with, untouched, writes_refused
 
 
 class Chain(nn.Module):

@@ -1,8 +1,7 @@
-"""A model is left as it is: run with other tensors, run and put back as it was, or copied."""
+"""A model is left as it is: run with other tensors, or run and put back as it was."""
 
 from __future__ import annotations
 
-import copy
 import random
 import sys
 import threading
@@ -10,13 +9,13 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,7 +23,6 @@ from secateur.types import InputError
 
 __all__ = [
     "ParameterWrites",
-    "copied",
     "random_kept",
     "replaced",
     "run_with",
@@ -149,6 +147,7 @@ class _State:
     def __init__(self, model: nn.Module) -> None:
         self.visited: dict[int, Any] = {}  # held, as an id is an object's own only while it lives
         self.containers: list[tuple[Any, Any]] = []
+        self.empty_tables: list[OrderedDict[Any, Any]] = []  # of hooks, which are most of what modules hold
         self.tensors: list[_TensorState] = []
         self.generators: list[tuple[Any, Any]] = []
         for module in model.modules():
@@ -179,11 +178,15 @@ class _State:
         if container is not None:
             self.containers.append((container, before))
         for value in values:
-            if type(value) not in PLAIN:
+            if type(value) is OrderedDict and not value:
+                self.empty_tables.append(value)
+            elif type(value) not in PLAIN:
                 self._look(value, depth + 1)
 
     def put_back(self) -> None:
         """Make everything as it was."""
+        for table in filter(None, self.empty_tables):
+            table.clear()
         for container, before in self.containers:
             _refill(container, before)
         for tensor in self.tensors:
@@ -322,60 +325,15 @@ def writes_refused(model: nn.Module, note: Callable[..., None] | None = None) ->
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    into = [args[place] if place < len(args) else kwargs.get(name) for place, name in _written_places(func)]
+    return [leaf for leaf in pytree.tree_leaves(into) if isinstance(leaf, Tensor)] if into else []
+
+
+@cache
+def _written_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """Which arguments an op writes into: their places and names."""
     schema = getattr(func, "_schema", None)
     if schema is None or not schema.is_mutable:
-        return []
-    by_name = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
-    into = [by_name.get(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [leaf for leaf in pytree.tree_leaves(into) if isinstance(leaf, Tensor)]
-
-
-def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a copy of the model; tensors that hang on a graph of derivatives are copied without it.
-
-    Args:
-        model: any module.
-        memo: copies that are there already, by the identity of what they are copies of.
-
-    Raises:
-        InputError: an attribute cannot be copied; the message names it.
-    """
-    try:
-        with _Detaching():
-            return copy.deepcopy(model, {} if memo is None else memo)
-    except Exception as error:
-        raise InputError(_uncopied(model, error)) from error
-
-
-class _Detaching(TorchFunctionMode):
-    """Copies tensors that are no leaves, which torch refuses, without their graph."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
-            if id(tensor) not in memo:
-                memo[id(tensor)] = tensor.detach().clone()
-            return memo[id(tensor)]
-        return func(*args, **(kwargs or {}))
-
-
-def _uncopied(model: nn.Module, error: Exception) -> str:
-    """What to say of a model that cannot be copied: which attribute it is, and what to do."""
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if name not in ("_modules", "_parameters", "_buffers") and not _can_be_copied(value):
-                where = f"{path}.{name}" if path else name
-                return (
-                    f"the model cannot be copied, as its attribute {where!r} (a {type(value).__name__}) cannot: {error}. "
-                    f"Set it to None for the time of the call, or give {type(module).__name__} a __deepcopy__"
-                )
-    return f"the model, a {type(model).__name__}, cannot be copied: {error}"
-
-
-def _can_be_copied(value: Any) -> bool:
-    try:
-        with _Detaching():
-            copy.deepcopy(value)
-    except Exception:  # noqa: BLE001  (copying runs the code of whatever hangs on the model)
-        return False
-    return True
+        return ()
+    arguments = enumerate(schema.arguments)
+    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)

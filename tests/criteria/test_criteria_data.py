@@ -434,9 +434,12 @@ EVERY: dict[str, Callable[[tuple[Tensor, Tensor]], Criterion]] = {
 CHANNELS = {"ActiveFraction", "MeanActivation", "ActivationRank", "Reconstruction"}
 # Units that no layer reads as channels: those of recurrent layers, of heads that meet each other, of experts.
 RECURRENT = ("lstm", "lstm_bidirectional", "lstm_two_layers", "lstm_projection", "gru", "gru_bidirectional", "rnn")
-UNREAD = {"Reconstruction": (*RECURRENT, "grouped_query", "mixture_of_experts", "weight_standardised")} | dict.fromkeys(
-    ("ActiveFraction", "MeanActivation", "ActivationRank"), ("lstm_projection",)
-)
+UNREAD = {
+    "Reconstruction": (
+        *(*RECURRENT, "mixture_of_experts", "weight_standardised", "weight_standardised_by_batch_norm"),
+        *("prelu_and_maxout", "overlapping_chunks"),
+    )
+} | dict.fromkeys(("ActiveFraction", "MeanActivation", "ActivationRank"), ("lstm_projection",))
 QUICK = ("cat_and_add", "grouped_deconv", "lstm", "fused_qkv", "tied_embedding", "weight_standardised")
 
 
@@ -491,9 +494,48 @@ def test_every_criterion_scores_this_kind_of_model(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in QUICK])
 def test_every_criterion_scores_every_kind_of_model(name: str) -> None:
     _table(name)
+
+
+class _Complex(nn.Module):
+    """Units of complex weights, whole or in two real parts."""
+
+    def __init__(self, parts: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        real, imaginary = torch.randn(2, 6, 4)
+        self.whole = None if parts else nn.Parameter(torch.complex(real, imaginary))
+        self.real, self.imaginary = (nn.Parameter(part) if parts else None for part in (real, imaginary))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.whole is not None:
+            made = (self.whole * x.unsqueeze(1)).sum(-1)
+            h = made.real.tanh() + made.imag.tanh()
+        else:
+            h = (self.real * x.unsqueeze(1)).sum(-1).tanh() + (self.imaginary * x.unsqueeze(1)).sum(-1).tanh()
+        out: Tensor = self.head(h)
+        return out
+
+
+@pytest.mark.parametrize(
+    "title", ["Snip", "GraSP", "OptimalBrainDamage, gauss-newton", "OptimalBrainDamage, empirical", "SynFlow"]
+)
+def test_a_complex_weight_counts_as_its_two_parts(title: str) -> None:
+    x = torch.rand(8, 4, generator=torch.Generator().manual_seed(1))
+    data, scores = (x, torch.arange(8) % 3), []
+    for parts in (False, True):
+        model = _Complex(parts)
+        sites = channels(model, x, ignore=["head"])
+        scores.append(next(iter(EVERY[title](data)(model, sites).values())))
+    if title in ("Snip", "SynFlow"):  # |a + b| instead of |a| + |b|, and the absolute value of both
+        assert bool((scores[0] > 0).all())
+        assert not torch.allclose(*scores)
+    else:
+        torch.testing.assert_close(*scores)
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

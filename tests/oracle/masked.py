@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from secateur.copies import copied
 from secateur.randomness import private_draws
 from secateur.state import evaluating
 from secateur.structure.axes import keep_vector
 from secateur.structure.infer import Structure
 from secateur.types import Keep, Sites
-from secateur.untouched import copied
 
 __all__ = ["KeptStatistics", "living", "relative_difference", "run", "zeroed"]
 

@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from oracle import masked
+from secateur.copies import copied
 from secateur.types import InputError, Keep, Sites
-from secateur.untouched import copied
 
 __all__ = ["UNSEEN", "Comparison", "InDouble", "InputDraw", "compare", "draw_inputs", "redraw"]
 

@@ -45,9 +45,9 @@ def verified(model: nn.Module, inputs: Any, form: str = "auto") -> Any:
 
 def test_what_was_run_is_said() -> None:
     found = verified(Between(), torch.randn(2, 5, 4)).verification
-    assert found.draws == ("the example's shapes",) * 3 + ("batch 3, 5 → 7",) * 3
+    assert found.draws == ("the example's shapes",) + ("batch 3, 5 → 7",) * 3
     assert str(found).startswith("differs from the masked model by ")
-    assert "in float64 on 6 draws (the example's shapes; batch 3, 5 → 7), " in str(found)
+    assert "in float64 on 4 draws (the example's shapes; batch 3, 5 → 7), " in str(found)
     assert str(Verification(2e-7)) == "differs from the masked model by 2.0e-07 on the example"
 
 
@@ -112,7 +112,7 @@ def test_forward_may_write_what_it_finds() -> None:
             return torch.relu(h)[:, : self.size] * self.size
 
     model = Stateful()
-    assert len(verified(model, torch.randn(2, 6, 4)).verification.draws) == 6
+    assert len(verified(model, torch.randn(2, 6, 4)).verification.draws) == 4
     assert model.size == 6
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur.calls import usual
 from secateur.checks import check_name, is_number
+from secateur.copies import copied
 from secateur.criteria.base import scores_of
 from secateur.files import require
 from secateur.labelled import Samples
@@ -26,7 +27,6 @@ from secateur.structure import Structure, cut
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_same_model, masked_tensors
 from secateur.types import Criterion, InputError, Keep, Loss, Metric, Scores, Sites
-from secateur.untouched import copied
 
 if TYPE_CHECKING:
     from pandas import DataFrame

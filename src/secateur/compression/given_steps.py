@@ -16,6 +16,7 @@ from secateur.compression.journal import StepTrial
 from secateur.compression.options import CompressOptions, Step
 from secateur.compression.saved_trials import load_trial, save_trial
 from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
+from secateur.copies import copied
 from secateur.deadline import OutOfTime
 from secateur.measure import file_bytes, macs, parameters
 from secateur.pruning import Prune
@@ -32,7 +33,6 @@ from secateur.types import (
     UnknownNameError,
     changed_options,
 )
-from secateur.untouched import copied
 
 __all__ = ["GivenSteps"]
 

@@ -25,12 +25,12 @@ from secateur.compression.journal import Trial, least_cost
 from secateur.compression.options import CompressOptions, Goal
 from secateur.compression.saved_trials import load_choice, load_trial, save_choice, save_trial
 from secateur.compression.work import CHECKPOINT, OUT_OF_TIME, Task, Work
+from secateur.copies import copied
 from secateur.deadline import OutOfTime
 from secateur.labelled import Samples
 from secateur.result import Result
 from secateur.structure import channels
 from secateur.types import ExampleInputs, with_changes
-from secateur.untouched import copied
 
 __all__ = ["compress"]
 

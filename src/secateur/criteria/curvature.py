@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.fisher_blocks import check_blocks, fisher_blocks, saliencies
-from secateur.criteria.parameter_gradients import Curvature, Objective, check_curvature
+from secateur.criteria.parameter_gradients import Curvature, Objective, by_weight, check_curvature, coordinates
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.types import Sites
 
@@ -66,8 +66,11 @@ class OptimalBrainDamage(LossCriterion):
         """Return the scores, high = keep; each has its site's shape."""
         objective = Objective(model, sites, self.data, self.batch_size, self._loss, "OptimalBrainDamage")
         curved = objective.diagonal(self.curvature, self.probes, self.seed)
-        parameters = parameters_of(model, sites)
-        costs = {name: h * parameters[name].detach().double().square() / 2 for name, h in curved.items()}
+        parameters = {name: p.detach() for name, p in parameters_of(model, sites).items()}
+        costs = {
+            name: by_weight(h * coordinates(parameters[name]).double().square() / 2, parameters[name])
+            for name, h in curved.items()
+        }
         return unit_sums(costs, sites, self.side, self.reduce)
 
 

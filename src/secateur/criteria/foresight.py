@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_number
+from secateur.copies import copied
 from secateur.criteria.base import CriterionBase, LossCriterion
-from secateur.criteria.parameter_gradients import Objective
+from secateur.criteria.parameter_gradients import Objective, by_weight, coordinates
+from secateur.criteria.unit_gradients import real_product
 from secateur.criteria.weight_rows import Reduce, Side, check_reduce, check_side, parameters_of, unit_sums
 from secateur.losses import answers, check_answers
 from secateur.randomness import private_draws
@@ -19,7 +22,6 @@ from secateur.structure.sites import REPAIR, inputs_of
 from secateur.switches import math_attention
 from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError, Sites
-from secateur.untouched import copied
 
 __all__ = ["GraSP", "Snip", "SynFlow"]
 
@@ -57,11 +59,16 @@ class Snip(LossCriterion):
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, in [0, 1]; high = keep."""
         slopes = Objective(model, sites, self.data, self.batch_size, self._loss, "Snip").gradients()
-        parameters = parameters_of(model, sites)
-        felt = {name: (slope * parameters[name].detach()).abs() for name, slope in slopes.items()}
+        felt = {name: change.abs() for name, change in _changes(model, sites, slopes).items()}
         scores = unit_sums(felt, sites, self.side, self.reduce)
         total = sum((score.double().sum() for score in scores.values()), torch.zeros((), dtype=torch.float64))
         return scores if total == 0 else {name: (score / total).float() for name, score in scores.items()}
+
+
+def _changes(model: nn.Module, sites: Sites, slopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each weight times its slope."""
+    parameters = {name: p.detach() for name, p in parameters_of(model, sites).items()}
+    return {n: by_weight(slope * coordinates(parameters[n]), parameters[n]) for n, slope in slopes.items()}
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,7 @@ class GraSP(LossCriterion):
     def _score(self, model: nn.Module, sites: Sites) -> dict[str, Tensor]:
         """Return the scores, of either sign; high = keep."""
         objective = Objective(model, sites, self.data, self.batch_size, self._cooled, "GraSP")
-        curved = objective.products(objective.gradients())
-        parameters = parameters_of(model, sites)
-        flows = {name: parameters[name].detach() * change for name, change in curved.items()}
+        flows = _changes(model, sites, objective.products(objective.gradients()))
         return unit_sums(flows, sites, self.side, self.reduce)
 
     def _cooled(self, outputs: Any, targets: Any) -> Tensor:
@@ -168,7 +173,7 @@ class SynFlow(CriterionBase):
             raise InputError(f"SynFlow: the flow is {flow.item()}, beyond what numbers hold; scale the weights down")
         # Shares, as the flow through many layers is beyond single precision.
         shares = {
-            name: torch.zeros_like(leaf) if grad is None or flow == 0 else (leaf * (grad / flow)).detach()
+            name: real_product(leaf, torch.zeros_like(leaf) if grad is None or flow == 0 else grad / flow).detach()
             for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
         }
         return unit_sums(shares, sites, self.side, self.reduce)
@@ -195,8 +200,10 @@ def _absolute(model: nn.Module) -> nn.Module:
     flowing = copied(model).double()
     with torch.no_grad():
         for name, tensor in own_tensors(flowing).items():
+            if tensor.is_complex():
+                tensor.data = tensor.data.to(torch.complex128)
             if isinstance(tensor, nn.Parameter):
-                tensor.requires_grad_(tensor.is_floating_point()).abs_()
+                tensor.requires_grad_(tensor.is_floating_point() or tensor.is_complex()).copy_(tensor.abs())
             elif name.endswith("running_mean"):
                 tensor.zero_()
     return flowing

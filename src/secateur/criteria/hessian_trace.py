@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from secateur.checks import check_number, check_whole
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.batches import moved
-from secateur.criteria.parameter_gradients import Objective, UnitSums
+from secateur.criteria.parameter_gradients import Objective, UnitSums, by_weight, coordinates
 from secateur.criteria.weight_rows import Side, check_side, parameters_of, side_members, side_rows
 from secateur.measure.agree import spearman
 from secateur.state import device_of
@@ -141,14 +141,19 @@ class HessianTrace(LossCriterion):
     def _unit_sums(self, sites: Mapping[str, Site], parameters: Mapping[str, Tensor]) -> UnitSums:
         """From the diagonal of the curvature to scores, which are linear in it."""
         factors = {name: self._factor(site, parameters) for name, site in sites.items()}
-        return lambda diagonal: {
-            name: _total(diagonal, site, self.side) * factors[name] for name, site in sites.items()
-        }
+
+        def sums(diagonal: dict[str, Tensor]) -> dict[str, Tensor]:
+            by_name = {name: by_weight(curved, parameters[name]) for name, curved in diagonal.items()}
+            return {name: _total(by_name, site, self.side) * factors[name] for name, site in sites.items()}
+
+        return sums
 
     def _factor(self, site: Site, parameters: Mapping[str, Tensor]) -> Tensor:
-        squares = {m.parameter: parameters[m.parameter].double().square() for m in site.members}
+        own = {m.parameter: parameters[m.parameter] for m in site.members}
+        squares = {n: by_weight(coordinates(p).double().square(), p) for n, p in own.items()}
         # Counts, as the rows of blocks are filled up with zeros.
-        counts = _total({name: torch.ones_like(x) for name, x in squares.items()}, site, self.side).clamp(min=1)
+        ones = {n: by_weight(torch.ones_like(coordinates(p), dtype=torch.float64), p) for n, p in own.items()}
+        counts = _total(ones, site, self.side).clamp(min=1)
         return _total(squares, site, self.side) / 2 / counts if self.weighted else 1 / counts
 
     def _settle(self, tallies: Mapping[str, _Estimates], draw: Callable[[int], list[dict[str, Tensor]]]) -> None:

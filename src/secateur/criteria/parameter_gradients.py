@@ -24,7 +24,7 @@ from secateur.switches import math_attention
 from secateur.types import InputError, Loss, Sites
 from secateur.untouched import run_with
 
-__all__ = ["Curvature", "Objective", "UnitSums", "check_curvature", "own"]
+__all__ = ["Curvature", "Objective", "UnitSums", "by_weight", "check_curvature", "coordinates", "own"]
 
 Curvature = Literal["gauss-newton", "fisher", "empirical", "hutchinson"]
 """How the diagonal of the curvature is found; see `Objective.diagonal`."""
@@ -51,7 +51,8 @@ def check_curvature(criterion: object, curvature: str, probes: int) -> None:
 class Objective:
     """The mean loss of a model over data, to be derived by each parameter of its sites.
 
-    All that it returns has one float64 tensor a parameter, of the parameter's shape. The model is left as it is.
+    All that it returns has one float64 tensor a parameter, of the shape of its `coordinates`: the parameter's own, unless that
+    is complex. The model is left as it is.
 
     Attributes:
         model, sites: the model, and the sites whose parameters count.
@@ -186,7 +187,9 @@ class Objective:
 
     def _outputs(self, leaves: Tensors, batch: SampleBatch, number: int) -> Any:
         """What the loss is of."""
-        outputs = answers(batch.run(lambda *args, **kwargs: run_with(self.model, leaves, args, kwargs)), self.loss)
+        parameters = parameters_of(self.model, self.sites)
+        held = {n: torch.view_as_complex(x) if parameters[n].is_complex() else x for n, x in leaves.items()}
+        outputs = answers(batch.run(lambda *args, **kwargs: run_with(self.model, held, args, kwargs)), self.loss)
         check_answers(outputs, batch.targets, self.loss, f"{self.doing}, batch {number}")
         return outputs
 
@@ -208,11 +211,25 @@ class Objective:
         check_finite(self.model, self.doing, REPAIR)
         names = dict.fromkeys(member.parameter for site in self.sites.values() for member in site.members)
         # A parameter under two names is one leaf: it has one derivative.
-        leaf_by_id: dict[int, Tensor] = {}
-        leaves = {n: leaf_by_id.setdefault(id(parameters[n]), parameters[n].detach().requires_grad_()) for n in names}
+        leaf_by_id = {id(parameters[n]): coordinates(parameters[n].detach()).requires_grad_() for n in names}
+        leaves = {n: leaf_by_id[id(parameters[n])] for n in names}
         # The fused attention kernels cannot be derived twice.
         with evaluating(self.model), torch.enable_grad(), math_attention():
             yield leaves
+
+
+def coordinates(parameter: Tensor) -> Tensor:
+    """Return a parameter as real numbers: of a complex one the real and the imaginary parts, side by side in a last dimension."""
+    return torch.view_as_real(parameter) if parameter.is_complex() else parameter
+
+
+def by_weight(values: Tensor, parameter: Tensor) -> Tensor:
+    """Return numbers for the `coordinates` of a parameter added up for each of its weights.
+
+    >>> by_weight(torch.tensor([[1.0, 2.0]]), torch.ones(1, dtype=torch.complex64))
+    tensor([3.])
+    """
+    return values.sum(-1) if parameter.is_complex() else values
 
 
 def own(outputs: Tensor, targets: Any, loss: Loss) -> list[tuple[Tensor, Tensor]]:

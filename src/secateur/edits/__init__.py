@@ -9,6 +9,7 @@ from torch import nn
 
 from secateur.calls import looking, usual
 from secateur.checks import check_name
+from secateur.copies import copied
 from secateur.edits.base import Edit
 from secateur.edits.cut import Cut
 from secateur.edits.depth import Depth, Shallower
@@ -18,7 +19,6 @@ from secateur.edits.masked import Masked
 from secateur.edits.quantize import InputGrid, Quantised, quantised
 from secateur.edits.sharing import Shared, nearest
 from secateur.edits.structures import Replaced
-from secateur.untouched import copied
 
 __all__ = [
     "EDITS",

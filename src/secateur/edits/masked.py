@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from secateur.copies import copied
 from secateur.edits.base import Edit
 from secateur.state import own_tensors
 from secateur.structure.sites import check_keep, density_words
 from secateur.types import FileError, Keep, Sites
-from secateur.untouched import copied
 
 __all__ = ["Masked"]
 

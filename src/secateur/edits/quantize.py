@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from secateur.checks import check_whole, is_whole, within
 from secateur.coding import Codec, Grid, from_grid, to_grid
+from secateur.copies import copied
 from secateur.edits.base import Edit
 from secateur.edits.tensors import floating_tensor
 from secateur.types import FileError, InputError
-from secateur.untouched import copied
 
 __all__ = ["InputGrid", "Quantised", "quantised"]
 

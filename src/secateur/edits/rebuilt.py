@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from secateur.checks import is_whole
+from secateur.copies import copied
 from secateur.edits.base import Edit
 from secateur.randomness import private_draws
 from secateur.types import FileError
-from secateur.untouched import copied
 
 __all__ = ["LayerSpec", "Rebuilt", "replace_layer", "rows_of"]
 

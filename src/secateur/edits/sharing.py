@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.coding import Codebook, Codec
+from secateur.copies import copied
 from secateur.edits.base import Edit
 from secateur.edits.tensors import floating_tensor
 from secateur.types import FileError
-from secateur.untouched import copied
 
 __all__ = ["Shared", "nearest"]
 

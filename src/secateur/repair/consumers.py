@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.calls import usual
 from secateur.checks import check_number
+from secateur.copies import copied
 from secateur.equations import COLUMNS, LayerEquations
 from secateur.labelled import Samples, check_samples
 from secateur.repair.beside import Beside
@@ -21,7 +22,6 @@ from secateur.structure.consumers import Consumer
 from secateur.structure.flow import Flow
 from secateur.structure.sites import check_keep, with_zeros
 from secateur.types import InputError, Keep, Sites, unknown_name
-from secateur.untouched import copied
 
 __all__ = ["REPAIRS", "Repair", "check_visible", "layer_equations", "repair", "take_change"]
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.calls import usual
+from secateur.copies import copied
 from secateur.labelled import Samples, batches, check_samples
 from secateur.state import device_of, modes_kept
 from secateur.structure.graph_parts import GraphPart
 from secateur.types import InputError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["norms_of", "recalibrate"]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_whole
+from secateur.copies import copied
 from secateur.files import require
 from secateur.hints import Checked
 from secateur.runtimes.base import Callee, Exported, Run
@@ -24,7 +25,6 @@ from secateur.runtimes.verify import check_runnable, compare, noisy
 from secateur.state import called, device_of, evaluating, split_inputs
 from secateur.trees import changed
 from secateur.types import ExampleInputs, ExportError, InputError, SecateurError
-from secateur.untouched import copied
 
 __all__ = [
     "FileRuntime",

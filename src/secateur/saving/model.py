@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secateur import edits as edit_kinds
 from secateur.calls import usual
+from secateur.copies import copied
 from secateur.edits import Edit, GraphCut
 from secateur.files import MALFORMED
 from secateur.saving.answers import check_answers, question_and_answers
@@ -25,7 +26,6 @@ from secateur.saving.stored import StateOnDisk, encoded
 from secateur.saving.weights import unshared
 from secateur.state_dicts import fill
 from secateur.types import ExampleInputs, FileError, MissingLibraryError, SecateurError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["load", "load_with_edits", "read_record", "save"]

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from secateur.copies import copied
 from secateur.labelled import Data
 from secateur.result import Result
 from secateur.schedules.options import check_rating
@@ -16,7 +17,6 @@ from secateur.schedules.shrinking import loss_and_accuracy
 from secateur.schedules.walk import Schedule, Walk
 from secateur.state import restore, snapshot
 from secateur.types import InputError, Keep, Loss, Sites, unknown_name
-from secateur.untouched import copied
 
 __all__ = ["MaskedTraining", "SparseTraining"]
 

@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from secateur.copies import copied
 from secateur.edits import Masked
 from secateur.hints import Checked
 from secateur.selection import select
 from secateur.state import restore, tensors
 from secateur.structure.sites import check_keep, density_words
 from secateur.types import InputError, Keep, Scores, Sites
-from secateur.untouched import copied
 
 __all__ = ["Ticket", "TicketTraining", "TrainedTicket", "Training", "check_architecture", "lowest_removed"]
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from secateur.calls import looking
 from secateur.checks import check_name
+from secateur.copies import copied
 from secateur.criteria.magnitude import Magnitude
 from secateur.hints import Checked
 from secateur.rate.candidates import Genes, Offsets
 from secateur.state import check_finite
 from secateur.structure.sites import REPAIR, check_keep, check_same_model, masked_tensors
 from secateur.types import InputError, Keep, Sites, unknown_name
-from secateur.untouched import copied
 
 __all__ = ["Genes", "Offsets", "Space", "only"]
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from secateur.calls import usual
 from secateur.checks import check_fraction
+from secateur.copies import copied
 from secateur.hints import Checked
 from secateur.result import Method, Result
 from secateur.selection import layer_fractions
 from secateur.state import own_tensors
 from secateur.types import InputError, Keep, Sites
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["Fractions", "Solution", "Solver", "fractions_of", "write"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calls import usual
+from secateur.copies import copied
 from secateur.criteria.batches import check_batches
 from secateur.criteria.fisher_blocks import check_blocks, check_weights
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
@@ -20,7 +21,6 @@ from secateur.solvers.layer_problems import damped, merged
 from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of
 from secateur.structure.layers import Layer
 from secateur.types import InputError, Sites
-from secateur.untouched import copied
 
 __all__ = ["SparseGPT"]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from secateur.calls import usual
 from secateur.checks import check_number, check_whole
+from secateur.copies import copied
 from secateur.criteria.batches import check_batches
 from secateur.labelled import Data, batches
 from secateur.repair.beside import Beside
@@ -25,7 +26,6 @@ from secateur.structure.consumers import Consumer, consumers_of
 from secateur.structure.flow import Flow
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Sites, unknown_name
-from secateur.untouched import copied
 
 __all__ = ["StructuredOBS"]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.calls import usual
 from secateur.checks import check_number
+from secateur.copies import copied
 from secateur.criteria.batches import check_batches
 from secateur.criteria.layer_inputs import Inputs, LayerInputs
 from secateur.criteria.reconstruction import gram, greedy, read_by, readers
@@ -21,7 +22,6 @@ from secateur.solvers.solution import Fractions, Solution, Solver, fractions_of,
 from secateur.state import own_tensors
 from secateur.structure.sites import masked_tensors
 from secateur.types import InputError, Sites
-from secateur.untouched import copied
 
 __all__ = ["ThiNet"]
 

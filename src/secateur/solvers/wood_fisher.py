@@ -10,6 +10,7 @@ from torch import nn
 
 from secateur.calls import usual
 from secateur.checks import check_name, check_whole, within
+from secateur.copies import copied
 from secateur.criteria.batches import check_batches
 from secateur.criteria.fisher_blocks import check_blocks, check_weights, fisher_blocks, repaired, saliencies
 from secateur.criteria.parameter_gradients import Objective
@@ -19,7 +20,6 @@ from secateur.losses import loss_function
 from secateur.selection import SCOPES, Scope, select
 from secateur.solvers.solution import Fractions, Solution, Solver
 from secateur.types import Keep, Loss, Sites
-from secateur.untouched import copied
 
 __all__ = ["WoodFisher"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.copies import copied
 from secateur.measure.language import run_on_tokens
 from secateur.state import device_of, evaluating, own_tensors
 from secateur.types import InputError, unknown_name
-from secateur.untouched import copied
 
 __all__ = ["BlockCall", "Recorded", "block_container", "record", "twin"]
 

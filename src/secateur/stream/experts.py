@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.calls import usual
 from secateur.checks import check_whole
+from secateur.copies import copied
 from secateur.deadline import check_time
 from secateur.edits import Cut
 from secateur.labelled import logits_of
@@ -22,7 +23,6 @@ from secateur.structure.fitting import fitting_sizes
 from secateur.structure.mend import Edits
 from secateur.structure.plan import Plan, apply_plan
 from secateur.types import InputError, Keep, Sites, VerificationError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["drop_experts", "expert_scores"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.calls import looking
 from secateur.checks import check_name, check_whole, within
+from secateur.copies import copied
 from secateur.measure import macs
 from secateur.state import own_tensors
 from secateur.stream.blocks import block_container
@@ -19,7 +20,6 @@ from secateur.stream.steps import CutUnits
 from secateur.stream.walking import BlockKind, BlockWalk
 from secateur.structure.cutting import draft
 from secateur.types import InputError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["AMOUNTS", "Amounts", "WalkPlan", "plan", "step_within"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secateur.calls import looking
 from secateur.checks import in_one_line
+from secateur.copies import copied
 from secateur.files import MALFORMED, check_regular, from_json, new_folder, read_text, write_bytes, write_text
 from secateur.measure.language import Tokens
 from secateur.state import all_finite, own_tensors
@@ -26,7 +27,6 @@ from secateur.stream.walking import BlockWalk
 from secateur.structure.fitting import fitting_sizes
 from secateur.structure.rebuilding import Changes, is_configured
 from secateur.types import FileError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["Shards", "WalkedFolder", "empty_weights", "walk_folder"]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.copies import copied
 from secateur.labelled import SampleBatch
 from secateur.state import own_tensors
 from secateur.stream.blocks import BlockCall
 from secateur.structure.shallower import COUNTERS
 from secateur.types import InputError
-from secateur.untouched import copied
 
 __all__ = ["PREFIX", "CallFrame", "Slot", "kind_of"]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calls import usual
+from secateur.copies import copied
 from secateur.deadline import check_time
 from secateur.edits import Cut
 from secateur.labelled import SampleBatch
@@ -33,7 +34,6 @@ from secateur.structure.held import set_attributes
 from secateur.structure.mend import Edits
 from secateur.structure.plan import Plan, make_plan
 from secateur.types import ExampleInputs, Keep, Sites, VerificationError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["BlockKind", "BlockWalk", "CutBlock", "walk"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -80,21 +80,27 @@ class Cases:
         return self.at(EXAMPLE)
 
     @cached_property
+    def once_at_example(self) -> list[Case]:
+        """One draw there, which is enough beside those elsewhere: each costs what the example costs."""
+        return self.at(EXAMPLE, GAINS[:1])
+
+    @cached_property
     def example(self) -> Any:
         """What the masked model answers to the example, in its own type."""
         return self.reference.on_example()
 
-    def at(self, frame: Frame) -> list[Case]:
-        """Draws at some shapes; none where the original does not run there on numbers."""
+    def at(self, frame: Frame, gains: Sequence[float] | None = None) -> list[Case]:
+        """Draws at some shapes, as many as there are gains; none where the original does not run there on numbers."""
+        gains = gains or (GAINS if self.cheap else GAINS[:1])
         for redrawn in (True, False):
-            if cases := self._tried(frame, redrawn, double=True):
+            if cases := self._tried(frame, gains, redrawn, double=True):
                 return cases
         # An op of the model has no float64: the draws still tell more than the example alone.
-        return self._tried(frame, True, double=False) if frame is EXAMPLE else []
+        return self._tried(frame, gains, True, double=False) if frame is EXAMPLE else []
 
-    def _tried(self, frame: Frame, redrawn: bool, double: bool) -> list[Case]:
+    def _tried(self, frame: Frame, gains: Sequence[float], redrawn: bool, double: bool) -> list[Case]:
         try:
-            return list(self._cases(frame, redrawn, double))
+            return list(self._cases(frame, gains, redrawn, double))
         except VerificationError:
             raise
         except Exception as error:  # noqa: BLE001  (what a model raises at shapes it was not made for is its own)
@@ -102,9 +108,9 @@ class Cases:
             self.skipped[f"{frame}: {reason}"] = None
             return []
 
-    def _cases(self, frame: Frame, redrawn: bool, double: bool) -> Iterator[Case]:
+    def _cases(self, frame: Frame, gains: Sequence[float], redrawn: bool, double: bool) -> Iterator[Case]:
         reference, statistics = self.reference, None
-        for seed, gain in enumerate(GAINS if self.cheap else GAINS[:1]):
+        for seed, gain in enumerate(gains):
             inputs = drawn_inputs(reference.inputs, frame, reference.table_rows, seed, redrawn=redrawn)
             inputs = inputs if double else as_typed(inputs, reference.inputs)
             statistics = statistics or self._statistics(frame, inputs)

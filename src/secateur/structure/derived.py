@@ -14,9 +14,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from secateur.calls import usual
+from secateur.copies import copied
 from secateur.state import modes_kept, own_tensors
 from secateur.structure.nodes import module_paths
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["effective_weights", "folded", "folding", "parametrized"]

@@ -63,8 +63,8 @@ class Draw:
         return torch.where(value == 0, 0.1 * small, value * (1 + noise.tanh() / 3))
 
     def _noise(self, name: str, tensor: Tensor, deviation: float = 1.0) -> Tensor:
-        """Normal numbers: a stretch of the pool that begins where the name says."""
-        pool, start = _pool(self.seed, round(log2(deviation))), crc32(name.encode())
+        """Normal numbers: a stretch of the pool that begins where the name and the seed say."""
+        pool, start = _pool(round(log2(deviation))), crc32(f"{self.seed} {name}".encode())
         size, rows = tensor.numel(), len(tensor) if tensor.dim() else 1
         columns = size // max(rows, 1)
         step = columns if size <= POOL else (POOL - columns) // rows
@@ -73,7 +73,7 @@ class Draw:
             strides = [prod(tensor.shape[dim + 1 :]) for dim in range(1, tensor.dim())]
             noise = pool.as_strided(tensor.shape, (step, *strides) if tensor.dim() else (), start)
         else:
-            noise = torch.cat([pool] * (size // POOL + 1))[:size].view(tensor.shape)
+            noise = pool.roll(start % POOL).repeat(size // POOL + 1)[:size].view(tensor.shape)
         return noise.to(tensor.device)
 
     @cached_property
@@ -82,9 +82,9 @@ class Draw:
 
 
 @lru_cache(maxsize=16)
-def _pool(seed: int, exponent: int) -> Tensor:
+def _pool(exponent: int) -> Tensor:
     """Normal numbers with a standard deviation of 2 to the `exponent`: few distinct ones, so that they are soon copied."""
     if exponent:
-        return _pool(seed, 0) * 2.0**exponent
+        return _pool(0) * 2.0**exponent
     # In float64 they would be other numbers, and a pool is made anew whenever it is asked for after it was forgotten.
-    return torch.randn(POOL, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return torch.randn(POOL, generator=torch.Generator().manual_seed(0), dtype=torch.float32)

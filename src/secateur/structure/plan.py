@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.copies import copied
 from secateur.structure.axes import Atom, keep_vector
 from secateur.structure.held import set_attributes
 from secateur.structure.infer import Structure
 from secateur.structure.mend import Edits, edits
-from secateur.untouched import copied
 
 __all__ = ["Plan", "apply_plan", "make_plan"]
 

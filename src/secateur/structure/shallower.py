@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from secateur.copies import copied
 from secateur.structure.fitting import fitting_depth, set_config
-from secateur.untouched import copied
 
 __all__ = ["COUNTERS", "without_blocks"]
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.calls import shaping, usual
+from secateur.copies import copied
 from secateur.state import check_finite, check_ordinary, own_tensors, tensors
 from secateur.structure.both_modes import trace_both
 from secateur.structure.infer import Structure, infer
 from secateur.structure.regions import trace_regions
 from secateur.structure.turned import with_turned
 from secateur.types import ExampleInputs, InputError, Keep, Member, Site, Sites, TraceError, unknown_name
-from secateur.untouched import copied
 from secateur.wrappers import check_module, check_readable
 
 __all__ = [

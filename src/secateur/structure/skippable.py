@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from secateur.copies import copied
 from secateur.randomness import private_draws
 from secateur.state import evaluating, fresh, own_tensors
 from secateur.structure.trace import first_line
 from secateur.structure.train_code import in_mode
-from secateur.untouched import copied
 
 __all__ = ["needed_blocks", "skipping"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.copies import copied
 from secateur.randomness import private_draws
 from secateur.state import fresh, own_tensors
 from secateur.structure.frames import Inputs
 from secateur.switches import defaults_put_back, unfused_attention
-from secateur.untouched import copied
 
 __all__ = ["DOUBLE", "Fetch", "run_substituted"]
 
@@ -112,7 +111,7 @@ class _Shells:
         self.parameters: dict[Place | None, str] = {}
         self.buffers: dict[str, Tensor] = {}
         self.originals: dict[int, Tensor] = {}
-        memo = _empty_tables(model)
+        memo: dict[int, Any] = {}
         for name, tensor in own_tensors(model).items():
             if id(tensor) not in memo and (tensor.is_floating_point() or tensor.is_complex()):
                 memo[id(tensor)] = self._made(name, tensor)
@@ -132,12 +131,6 @@ class _Shells:
         self.parameters |= dict.fromkeys((_place(shell), _place(tensor)), name)
         self.dtypes[name] = dtype
         return shell
-
-
-def _empty_tables(model: nn.Module) -> dict[int, Any]:
-    """Copies of the empty tables of hooks, which are most of what modules hold and slow to copy one by one."""
-    tables = (value for module in model.modules() for value in vars(module).values())
-    return {id(table): OrderedDict() for table in tables if type(table) is OrderedDict and not table}
 
 
 class _Substitutes(TorchDispatchMode):  # type: ignore[no-untyped-call]

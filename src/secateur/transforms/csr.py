@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur import state
 from secateur.calls import usual
 from secateur.checks import check_number, check_whole
+from secateur.copies import copied
 from secateur.hints import Checked
 from secateur.randomness import private_draws
 from secateur.runtimes.timing import Prepared, in_turns
@@ -22,7 +23,6 @@ from secateur.state import called, check_finite, evaluating, split_inputs
 from secateur.structure.difference import difference
 from secateur.transforms.layers import Shapes, changeable, layers_of, seen_shapes
 from secateur.types import ExampleInputs, VerificationError
-from secateur.untouched import copied
 from secateur.wrappers import check_module
 
 __all__ = ["CsrLayer", "CsrModel", "CsrTiming", "as_csr"]

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from secateur.checks import check_name, check_number, check_whole, is_whole
+from secateur.copies import copied
 from secateur.criteria.batches import check_batches
 from secateur.edits import Factored
 from secateur.edits.rebuilt import LayerSpec, replace_layer
@@ -30,7 +31,6 @@ from secateur.transforms.ranks import (
 )
 from secateur.transforms.tensor_factors import FACTORISATIONS, by_layer, check_rank, factor_layer
 from secateur.types import ExampleInputs, InputError, unknown_name
-from secateur.untouched import copied
 
 __all__ = ["LowRank"]
 

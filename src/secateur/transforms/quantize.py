@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.checks import check_name, check_options, check_whole
 from secateur.coding import check_coder
+from secateur.copies import copied
 from secateur.edits import InputGrid, Quantised, quantised
 from secateur.labelled import Samples, batches, check_data
 from secateur.rate.trying import try_model
@@ -22,7 +23,6 @@ from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.history import TransformTraining
 from secateur.transforms.rounding import train_rounded
 from secateur.types import ExampleInputs, InputError
-from secateur.untouched import copied
 
 __all__ = ["Quantize"]
 

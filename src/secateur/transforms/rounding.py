@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from secateur.copies import copied
 from secateur.edits import InputGrid, Quantised, quantised
 from secateur.state import restore, tensors
-from secateur.untouched import copied
 
 __all__ = ["NameIn", "train_rounded"]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from secateur.checks import check_name, check_options, check_whole
 from secateur.coding import check_coder
+from secateur.copies import copied
 from secateur.edits import Shared, nearest
 from secateur.labelled import Samples, check_data
 from secateur.result import LayerReport
@@ -22,7 +23,6 @@ from secateur.transforms.base import Transform, Transformed
 from secateur.transforms.codebooks import INITIALISATIONS, centroids
 from secateur.transforms.history import TransformTraining
 from secateur.types import ExampleInputs, InputError
-from secateur.untouched import copied
 
 __all__ = ["HoldShared", "Share"]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.checks import check_name, check_options, check_whole, is_whole, within
+from secateur.copies import copied
 from secateur.criteria.batches import check_batches
 from secateur.edits import Replaced
 from secateur.edits.rebuilt import LayerSpec, replace_layer, rows_of
@@ -34,7 +35,6 @@ from secateur.transforms.factors import (
 )
 from secateur.transforms.layers import changeable, layers_of, seen_shapes
 from secateur.types import ExampleInputs, InputError
-from secateur.untouched import copied
 
 __all__ = ["STRUCTURES", "Replace"]
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.calls import as_usual
 from secateur.checks import check_number, check_whole
+from secateur.copies import copied
 from secateur.criteria.base import LossCriterion
 from secateur.criteria.loss_change.result import UnitWorth
 from secateur.criteria.loss_change.screen import estimates, lowest, with_estimates
@@ -20,7 +21,6 @@ from secateur.rate.units import unit_engine
 from secateur.state import check_finite, device_of
 from secateur.structure.sites import REPAIR
 from secateur.types import Sites
-from secateur.untouched import copied
 
 __all__ = ["LossChange"]
 

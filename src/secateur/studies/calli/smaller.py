@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.copies import copied
 from secateur.data import Images
 from secateur.edits import Edit, Quantised, Shared
 from secateur.lab.plan.options import Option, Options
@@ -20,7 +21,6 @@ from secateur.studies.kit.networks import OPTIONS, bases, drawn, example, first,
 from secateur.train import Callback, TrainOptions, fit
 from secateur.transforms import TRANSFORMS, Quantize, Replace, Transform, train_held
 from secateur.types import Sites
-from secateur.untouched import copied
 
 __all__ = ["UNCHANGED", "WaySetting", "cells", "rated", "smaller_options"]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secateur import models
+from secateur.copies import copied
 from secateur.criteria import Snip
 from secateur.data import Split
 from secateur.lab.plan.recipe import Json
@@ -27,7 +28,6 @@ from secateur.studies.kit.networks import first
 from secateur.studies.wijnja.flow import movement
 from secateur.train import History, TrainOptions, TrainTicket, fit_replicas
 from secateur.types import Keep, Sites
-from secateur.untouched import copied
 
 __all__ = ["CONTROLS", "WAYS", "SeedBlock", "figures_of"]
 
