@@ -18,9 +18,11 @@ from torch.utils import _pytree as pytree
 from secateur.types import InputError
 
 __all__ = [
+    "CLOSED",
     "Packing",
     "Rest",
     "TreeDef",
+    "attributes",
     "changed",
     "copied_with",
     "joined",
@@ -171,16 +173,22 @@ class Rest(dict[str, Any]):
     __hash__ = None
 
 
-def _attributes(value: Any) -> dict[str, Any]:
+def attributes(value: Any) -> dict[str, Any]:
+    """Return what an object holds, by name, in slots too.
+
+    >>> from fractions import Fraction
+    >>> attributes(Fraction(1, 2))
+    {'_numerator': 1, '_denominator': 2}
+    """
     slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
     return {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
 
 
 def _taken_apart(value: Any) -> tuple[list[Any], tuple[tuple[str, ...], Rest]]:
-    attributes = _attributes(value)
-    names = tuple(name for name, held in attributes.items() if tensors_within(held))
-    rest = Rest({name: held for name, held in attributes.items() if name not in names})
-    return [attributes[name] for name in names], (names, rest)
+    by_name = attributes(value)
+    names = tuple(name for name, held in by_name.items() if tensors_within(held))
+    rest = Rest({name: held for name, held in by_name.items() if name not in names})
+    return [by_name[name] for name in names], (names, rest)
 
 
 def _with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...], Rest]]:
@@ -188,9 +196,12 @@ def _with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, ...]
     return [(pytree.GetAttrKey(name), inner) for name, inner in zip(context[0], held, strict=True)], context
 
 
-def _put_together(kind: type, held: Any, context: tuple[tuple[str, ...], Rest]) -> Any:
+def _put_together(kind: Any, held: Any, context: tuple[tuple[str, ...], Rest]) -> Any:
     names, rest = context
-    made: Any = object.__new__(kind)
+    try:
+        made: Any = object.__new__(kind)
+    except TypeError:  # a class of Python's own makes its own
+        made = kind.__new__(kind)
     for name, inner in [*rest.items(), *zip(names, held, strict=True)]:
         object.__setattr__(made, name, inner)  # whether or not it is frozen
     return made
@@ -209,7 +220,7 @@ def plain_values(value: Any, visited: dict[int, Any]) -> Any:
     if id(value) in visited:
         return visited[id(value)]
     visited[id(value)] = None  # where it holds itself
-    parts: Any = _attributes(value)
+    parts: Any = attributes(value)
     if isinstance(value, Mapping):
         parts = dict(value)
     if isinstance(value, CONTAINERS):

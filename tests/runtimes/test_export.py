@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,70 @@ def test_any_batch(batch: int) -> None:
     fixed = sc.export(model, nested_inputs(batch), "onnxruntime")
     with pytest.raises(InputError, match=r"refuses inputs of shapes \[\(5, 3, 4\), \(4,\)\]"):
         fixed.run(**nested_inputs(5))
+
+
+class AsksTheBatch(nn.Module):
+    def __init__(self, otherwise: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.fc, self.otherwise = nn.Linear(6, 2), otherwise
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y * 3 if self.otherwise(x.shape[0]) else y
+
+
+@pytest.mark.usefixtures("onnx")
+@pytest.mark.parametrize(
+    ("otherwise", "batch"),
+    [(lambda n: n == 1, 1), (lambda n: n > 64, 65), (lambda n: n < 3, 2), (lambda n: n % 2 == 0, 4)],
+)
+def test_code_that_asks_for_the_batch_takes_no_other(otherwise: Callable[[int], bool], batch: int) -> None:
+    model = AsksTheBatch(otherwise).eval()
+    with pytest.raises(ExportError, match=rf"with a batch of {batch} .* leave out dynamic_batch"):
+        sc.export(model, torch.randn(4, 6), "onnxruntime", dynamic_batch=True)
+    assert sc.export(model, torch.randn(4, 6), "onnxruntime").difference < 1e-5
+
+
+class Limited(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 64:
+            raise ValueError("too many")
+        y: Tensor = self.fc(x)
+        return y
+
+
+@pytest.mark.usefixtures("onnx")
+def test_a_batch_that_the_model_refuses_hinders_nothing() -> None:
+    exported = sc.export(Limited().eval(), torch.randn(4, 6), "onnxruntime", dynamic_batch=True)
+    assert exported.run(torch.randn(9, 6)).shape == (9, 2)
+
+
+class Holding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        x, more = inputs if len(inputs) == 2 else inputs[0]
+        y: Tensor = self.fc(x) + more["y"]
+        return y
+
+
+@pytest.mark.usefixtures("onnx")
+@pytest.mark.parametrize("in_tuple", [False, True])
+def test_any_batch_of_dicts(in_tuple: bool) -> None:
+    def given(batch: int) -> Any:
+        both = torch.randn(batch, 6), {"y": torch.randn(batch, 2)}
+        return (both,) if in_tuple else both
+
+    model = Holding().eval()
+    exported = sc.export(model, given(4), "onnxruntime", dynamic_batch=True)
+    for inputs in (given(1), given(7)):
+        torch.testing.assert_close(exported.run(*inputs), model(*inputs))
 
 
 @pytest.mark.usefixtures("onnx")

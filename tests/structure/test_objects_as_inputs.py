@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from copy import deepcopy
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize(
     "batch",
-    [Batch(X), Batch(X, torch.ones(3, 1), more={"other": [X.clone()]}), Frozen(X), Plain(X)],
+    [Batch(X), Batch(X, torch.ones(3, 1), more={"other": [X.clone()]}), Frozen(X), Plain(X), SimpleNamespace(pixels=X)],
     ids=lambda b: type(b).__name__,
 )
 def test_a_model_that_takes_an_object_is_cut(batch: Any, by_name: bool, normed: bool) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "on_cpu",
     "reason_of",
     "refusing",
+    "runs",
     "silent",
     "unsupported",
 ]
@@ -110,8 +111,15 @@ class FileRuntime(Checked, ABC):
         Raises:
             ExportError: too far; the message says how far.
         """
-        samples = [example_inputs, example, noisy(example_inputs)]
-        return max(compare(model, exported, split_inputs(s)) for s in samples if s is not None)
+        samples = [example, noisy(example)]
+        apart = [compare(model, exported, split_inputs(s)) for s in samples if s is not None]
+        if example is not example_inputs:  # any number of samples
+            size = batch_size_of(example)
+            for other in dict.fromkeys((size - 1, 1, 2 * size)):
+                inputs = split_inputs(with_batch_size(example_inputs, other))
+                if runs(model, inputs):
+                    apart.append(compare(model, exported, inputs, other))
+        return max(apart)
 
     def on_one_thread(self, model: nn.Module) -> bool:
         """Whether all of the work is done by one thread of this process, so that its processor time is the time."""
@@ -138,6 +146,15 @@ class FileRuntime(Checked, ABC):
         Raises:
             ExportError: the runtime does not take them.
         """
+
+
+def runs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a model runs on inputs."""
+    try:
+        called(model, *inputs)
+    except Exception:  # noqa: BLE001  (code may raise anything on sizes that it is not made for)
+        return False
+    return True
 
 
 def _one_more(example_inputs: ExampleInputs) -> ExampleInputs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.state import called_in_place, fresh, split_inputs
-from secateur.trees import tensors_within
+from secateur.trees import changed, tensors_within
 from secateur.types import ExampleInputs, InputError
 
 __all__ = ["batch_size_of", "caller", "with_batch_size"]
@@ -44,8 +44,9 @@ def batch_size_of(example_inputs: ExampleInputs) -> int:
     (4, 2)
     """
     for part in _parts(example_inputs):
-        if (isinstance(part, Tensor) and part.ndim) or _is_samples(part):
-            return len(part)
+        batched = [part] if _is_samples(part) else [tensor for tensor in tensors_within(part) if tensor.ndim]
+        if batched:
+            return len(batched[0])
     raise InputError("example_inputs hold no tensor with a batch dimension")
 
 
@@ -56,6 +57,8 @@ def with_batch_size(example_inputs: ExampleInputs, batch_size: int | None) -> Ex
     tensor([1, 2, 3, 1, 2])
     >>> [len(image) for image in with_batch_size(([torch.zeros(3), torch.zeros(4)],), 3)[0]]
     [3, 4, 3]
+    >>> with_batch_size(({"ids": torch.tensor([1, 2])}, "word"), 1)
+    ({'ids': tensor([1])}, 'word')
     """
     if batch_size is None:
         return example_inputs
@@ -67,9 +70,10 @@ def with_batch_size(example_inputs: ExampleInputs, batch_size: int | None) -> Ex
         # Only what has the batch dimension is resized: a table of positions, say, stays as it is.
         if _is_samples(part) and len(part) == have:
             return [part[number % have] for number in range(batch_size)]
-        if not isinstance(part, Tensor) or part.ndim == 0 or len(part) != have:
-            return part
-        return part[torch.arange(batch_size, device=part.device) % have]
+        return changed(part, resize_tensor) if tensors_within(part) else part
+
+    def resize_tensor(x: Tensor) -> Tensor:
+        return x[torch.arange(batch_size, device=x.device) % have] if x.ndim and len(x) == have else x
 
     if isinstance(example_inputs, Mapping):
         return {name: resize(part) for name, part in example_inputs.items()}

@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from secateur.files import require
 from secateur.runtimes.base import Run
-from secateur.runtimes.exporting import FileRuntime, Inputs, on_cpu, reason_of, silent
+from secateur.runtimes.exporting import FileRuntime, Inputs, on_cpu, reason_of, runs, silent
+from secateur.runtimes.inputs import with_batch_size
 from secateur.runtimes.interface import Interface
 from secateur.state import split_inputs
 from secateur.types import ExampleInputs, ExportError, InputError
@@ -27,6 +28,8 @@ EXTRA = "onnx"
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST = 2**31 - 1
 """How many bytes one ONNX file can hold (it is a protocol buffer)."""
+LARGEST_BATCH = 1024
+"""Larger ones take long, and what code asks there is more often of torch's kernels."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,42 @@ class OnnxRuntime(FileRuntime):
 def _onnx(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int | None) -> bytes:
     """The bytes of the ONNX file."""
     shapes = None if batch is None else _dynamic_shapes(model, args, kwargs, batch)
+    positional = (
+        (*args, {}) if args and isinstance(args[-1], dict) else args
+    )  # the exporter takes it for keyword arguments
     try:
         with _registry_kept():
             program: Any = torch.onnx.export(
-                model, args, kwargs=dict(kwargs), dynamo=True, verbose=False, dynamic_shapes=shapes
+                model, positional, kwargs=dict(kwargs), dynamo=True, verbose=False, dynamic_shapes=shapes
             )
             assert program is not None
             proto = program.model_proto
     except Exception as error:
         raise ExportError(_unexported(error, batch)) from error
+    if batch is not None:
+        _check_any_batch(model, (args, dict(kwargs)), program.exported_program)
     if proto.ByteSize() > LARGEST:
         raise ExportError(f"export: the model takes {proto.ByteSize():,} bytes, and one ONNX file holds 2 GiB at most")
     content: bytes = proto.SerializeToString()
     return content
+
+
+def _check_any_batch(model: nn.Module, inputs: Inputs, program: Any) -> None:
+    """Refuse a model that does something else for larger or smaller batches, as the exporter saw; of very large ones nothing is known.
+
+    Raises:
+        ExportError: the model runs there, and the file would be wrong.
+    """
+    firsts = [n.meta["val"].shape[:1] for n in program.graph.nodes if isinstance(n.meta.get("val"), Tensor)]
+    batches = {size.node.expr for sizes in firsts for size in sizes if isinstance(size, torch.SymInt)}
+    ranges = [sizes for symbol, sizes in program.range_constraints.items() if symbol in batches]
+    outside = [size for sizes in ranges for size in (sizes.lower - 1, sizes.upper + 1) if 1 < size <= LARGEST_BATCH]
+    for size in map(int, outside):
+        if runs(model, split_inputs(with_batch_size(inputs[1] or inputs[0], size))):
+            raise ExportError(
+                f"export: with a batch of {size} the model's code does something else than with the example's, and a file "
+                "goes one way alone; leave out dynamic_batch"
+            )
 
 
 def _unexported(error: Exception, batch: int | None) -> str:

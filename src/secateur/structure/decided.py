@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.utils._pytree import tree_map_only
 from secateur.state import own_tensors
 from secateur.trees import tensors_within
 
-__all__ = ["OF_NO_MODEL", "Decided", "decided_values", "deciding_as"]
+__all__ = ["OF_NO_MODEL", "Decided", "decided_values", "deciding_as", "model_frame"]
 
 aten = torch.ops.aten
 Decided = dict[tuple[str, int], list[Any]]
@@ -74,11 +75,16 @@ def _is_whole(x: Tensor) -> bool:
     return not x.is_floating_point() and not x.is_complex()
 
 
-def _line() -> tuple[str, int]:
-    """The line of the model's own code that runs."""
+def model_frame() -> FrameType:
+    """Return the frame of the model's own code that runs."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(OF_NO_MODEL):
         frame = frame.f_back
+    return frame
+
+
+def _line() -> tuple[str, int]:
+    frame = model_frame()
     return frame.f_code.co_filename, frame.f_lineno
 
 

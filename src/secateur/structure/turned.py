@@ -89,11 +89,11 @@ def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: It
     """Those with which the model runs other ops; one of those with which it runs the same."""
     modes = _modes(graph)
     sides, counts = Sides(), Counter[str]()
-    logs = [_log(model, inputs, training) for training in modes]
+    logs = [_log(model, None, inputs, training) for training in modes]
 
     def run(turn: Turn) -> None:
         for training in modes:
-            log = _log(model, turn.change(inputs), training)
+            log = _log(model, turn, inputs, training)
             if log is None:
                 return
             if log not in logs:
@@ -114,10 +114,10 @@ def _modes(graph: Graph) -> tuple[bool, ...]:
     return (False,) if graph.calls is None else (False, True)
 
 
-def _log(model: nn.Module, inputs: Inputs, training: bool) -> list[Any] | None:
-    """The ops that a model runs; None where it does not run."""
+def _log(model: nn.Module, turn: Turn | None, inputs: Inputs, training: bool) -> list[Any] | None:
+    """The ops that a model runs, with an input set otherwise; None where it does not run, or takes no other."""
     with suppress(Exception), logged_pass(model, training) as (log, _):
-        args, kwargs = fresh(*inputs)
+        args, kwargs = fresh(*(turn.change(inputs) if turn else inputs))
         model(*args, **kwargs)
         return log.calls
     return None
