@@ -124,3 +124,43 @@ def test_a_stream_of_one_width_with_all_heads_is_no_head_dimension_in_parts() ->
 
     sites = channels(nn.Sequential(nn.Linear(6, 12), Wide()).eval(), X)
     assert {name: site.size for name, site in sites.items()} == {"0": 12, "1.query.heads": 3, "1.query.head_dim": 4}
+
+
+class Halves(nn.Module):
+    """Of two halves of one number one passes attention of two heads of 6; the other goes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half, self.other, self.heads = 12, 12, 2
+        self.enter, self.out = nn.Linear(6, 24), nn.Linear(24, 6)
+        self.qkv, self.leave = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def sizes(self) -> tuple[int, int]:
+        return self.half, self.half
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.enter(x).split(self.sizes(), dim=-1)
+        q, k, v = self.qkv(b).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = ((q @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        y: Tensor = self.out(torch.cat([a, b + self.leave(mixed)], -1))
+        return y
+
+
+class OtherHalves(Halves):
+    """Each has a number of its own."""
+
+    def sizes(self) -> tuple[int, int]:
+        return self.half, self.other
+
+
+@pytest.mark.parametrize(("make", "tied"), [(Halves, True), (OtherHalves, False)])
+def test_parts_of_one_number_stay_of_one_size(make: Callable[[], nn.Module], tied: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 6), make()).eval()
+    sites = channels(model, X)
+    entering = [name for name in sites if name.startswith("3.enter")]
+    assert entering == (["3.enter"] if tied else ["3.enter", "3.enter:2"])
+    if tied:
+        small = cut(model, sites, {name: torch.arange(site.size) > 0 for name, site in sites.items()}, form="module")
+        assert type(small[3]) is make
+        assert small[3].half == 11

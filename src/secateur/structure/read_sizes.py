@@ -15,11 +15,11 @@ from torch.fx import Node
 
 from secateur.structure.axes import Axis, atoms, freeze, is_fixed, resolve, unify
 from secateur.structure.carriers import Attribute, Dimension, Origins, Uses
-from secateur.structure.nodes import module_paths
+from secateur.structure.nodes import innermost, module_paths, named_arguments
 from secateur.structure.rules import Value, op_name, shape_of
 from secateur.structure.sized_axes import RESHAPES
 
-__all__ = ["Tie", "tie_alike", "tie_first_reads", "tie_read_sizes", "ties_of"]
+__all__ = ["Tie", "tie_alike", "tie_first_reads", "tie_parts", "tie_read_sizes", "ties_of"]
 
 Tie = Callable[[Uses, Mapping[Node, Any]], None]
 """Makes one of axes, given what was read and set, and what the rules found for every node."""
@@ -62,6 +62,12 @@ def tie_alike(uses: Uses, values: Mapping[Node, Any]) -> None:
         _make_one(axes, " and ".join(sorted(map(str, attributes))))
 
 
+def tie_parts(uses: Uses, values: Mapping[Node, Any]) -> None:
+    """Make one of the parts into which a tensor is split by one number of the same attributes, as by ``(self.c, self.c)``."""
+    for attributes, axes in list(_parts(uses, values)):
+        _make_one(axes, " and ".join(sorted(map(str, attributes))))
+
+
 def ties_of(uses: Uses, values: Mapping[Node, Any]) -> tuple[Tie, ...]:
     """Return what ties the axes that could shrink by themselves, and of which the code makes one size.
 
@@ -71,6 +77,7 @@ def ties_of(uses: Uses, values: Mapping[Node, Any]) -> tuple[Tie, ...]:
     by_tie: dict[Tie, tuple[Iterator[Any], ...]] = {
         tie_first_reads: (_apart(uses, places), _fractions(uses, places)),
         tie_alike: (_alike(uses, places),),
+        tie_parts: (_parts(uses, values),),
     }
     return tuple(tie for tie, apart in by_tie.items() if any(next(found, None) for found in apart))
 
@@ -90,18 +97,45 @@ def _alike(uses: Uses, places: _Places) -> Iterator[tuple[Origins, list[Axis]]]:
     A stream is as wide as all heads are, by one attribute; of one unit each heads and their dimensions are not. What
     others set as well, to an equal number, is of either.
     """
-    setters: defaultdict[Dimension, int] = defaultdict(int)
-    for dimension in (dimension for dimensions in uses.together.values() for dimension in dimensions):
-        setters[dimension] += 1
+    setters = _setters(uses)
     for origins, dimensions in sorted(uses.together.items(), key=lambda item: sorted(map(str, item[0]))):
         by_form: defaultdict[tuple[int, ...], list[Axis]] = defaultdict(list)
         for dimension in sorted(dimensions, key=str) if all(isinstance(o, Attribute) for o in origins) else ():
-            if setters[dimension] == 1:
+            if len(setters[dimension]) == 1:
                 for axis in map(resolve, places.axes(dimension, reshaped=True)):
                     by_form[tuple(atom.size for atom in atoms(axis))].append(axis)
         for axes in by_form.values():
             if not all(_is_one(axes[0], axis) for axis in axes) and not all(map(is_fixed, axes)):
                 yield origins, axes
+
+
+def _parts(uses: Uses, values: Mapping[Node, Any]) -> Iterator[tuple[Origins, list[Axis]]]:
+    """The axes of equal parts of one tensor whose sizes are one number of the same attributes, but which are not of the same units."""
+    setters = _setters(uses)
+    for node, parts in values.items():
+        if node.op != "call_function" or op_name(node) not in SPLITS or not isinstance(parts, list):
+            continue
+        path, dim = innermost(node), named_arguments(node)["dim"]
+        by_number: defaultdict[tuple[Origins, int], list[Axis]] = defaultdict(list)
+        for part in parts:
+            several = setters.get(Dimension(uses.first_names.get(path, path), part.shape, dim % len(part.axes)), [])
+            if len(several) == 1 and all(isinstance(origin, Attribute) for origin in several[0]):
+                by_number[several[0], part.shape[dim]].append(resolve(part.axes[dim]))
+        for (origins, _), axes in by_number.items():
+            if not all(_is_one(axes[0], axis) for axis in axes) and not all(map(is_fixed, axes)):
+                yield origins, axes
+
+
+SPLITS = {"split", "split_with_sizes"}
+
+
+def _setters(uses: Uses) -> Mapping[Dimension, list[Origins]]:
+    """What set the size of each dimension: of several, to an equal number, it is of either."""
+    setters: defaultdict[Dimension, list[Origins]] = defaultdict(list)
+    for origins, dimensions in uses.together.items():
+        for dimension in dimensions:
+            setters[dimension].append(origins)
+    return setters
 
 
 def _is_one(a: Axis, b: Axis) -> bool:
