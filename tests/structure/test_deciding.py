@@ -272,3 +272,53 @@ def test_something_is_tried_of_each_of_many() -> None:
     tried = [str(turn) for turn in turns(WithMuch().eval(), ((X, {f"k{n}": n for n in range(5)}), {}))]
     assert {"b=a tensor", "d=a tensor", "width=8"} <= set(tried)
     assert len(tried) <= 32
+
+
+class Optionally(Ways):
+    """Its first block is passed over where a function of the optional argument says so."""
+
+    def forward(self, x: Tensor, given: Any = None) -> Tensor:
+        u = self.stem(x)
+        v = self.blocks[0](u)
+        out: Tensor = self.head(v + u if self.decides(self, given) else v)
+        return out
+
+
+OPTIONAL = {
+    "left out later": (lambda m, t: t is None, (X, X), (X,)),
+    "left out later, by name": (lambda m, t: t is None, {"x": X, "given": X}, {"x": X}),
+    "number left out later": (lambda m, n: n is None, (X, 3), (X,)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_what_later_calls_leave_out_or_give(name: str) -> None:
+    decides, example, other = OPTIONAL[name]
+    torch.manual_seed(0)
+    model = Optionally(decides).eval()
+    sites = sc.channels(model, example)
+    keep = {name: torch.randperm(site.size) % 3 != 1 for name, site in sites.items()}
+    small, masked = sc.cut(model, sites, keep), sc.mask(model, sites, keep)
+    for given in (example, other):
+        outs = [model(**given) if isinstance(given, dict) else model(*given) for model in (small, masked)]
+        torch.testing.assert_close(*outs)
+
+
+def test_what_a_model_cannot_run_without_is_not_left_out() -> None:
+    sites = sc.channels(Optionally(lambda m, t: t.sum() is None).eval(), (X, X))
+    assert sites.structure is not None
+    assert not sites.structure.graph.turns
+
+
+def test_a_warning_says_that_it_was_given() -> None:
+    class Pools(Ways):
+        def forward(self, x: Tensor, mask: Any = None) -> Tensor:
+            v = self.blocks[0](self.stem(x))
+            out: Tensor = self.head(v) + (v.mean() if mask is None else 0)
+            return out
+
+    torch.manual_seed(0)
+    result = sc.prune(Pools(lambda m, s: False).eval(), (X, X), "l2", 0.4, scope="layer", latency=False)
+    (warning,) = result.report.warnings
+    assert warning.startswith("with mask=None the cut model differs from the masked one by ")
+    assert "it was cut for mask given; call it so" in warning

@@ -28,7 +28,7 @@ from secateur.structure.tried_values import (
 from secateur.trees import tensors_within
 from secateur.types import brief
 
-__all__ = ["LEFT_OUT", "Inputs", "Leaf", "decisive"]
+__all__ = ["GIVEN", "LEFT_OUT", "Inputs", "Leaf", "decisive"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Guesses = tuple[tuple[str, Any], ...]
@@ -38,7 +38,7 @@ FEW = 8
 """A tensor of no more entries may hold a flag each; and how many words are tried as names of arguments."""
 FEW_CONSTANTS = 4
 """How many numbers and words of the code are tried for an argument that is None."""
-LEFT_OUT = "left out"
+LEFT_OUT, GIVEN = "left out", "given"
 FLAGS = (("True", True), ("False", False))
 
 
@@ -266,11 +266,13 @@ def _turned_tensors(value: Tensor, compared: list[int], in_code: list[int]) -> I
 
 
 def _left_out(model: nn.Module, inputs: Inputs, guesses: Guesses) -> Iterator[Leaf]:
-    """The arguments that are None, and those that a model takes by any name."""
+    """The arguments that are None, or were without the example, and those that a model takes by any name."""
     for each in _arguments(model, inputs):
         if each.value is None:
             flags = FLAGS if "bool" in str(each.argument.annotation) else guesses
             yield Leaf(each.argument.name, None, each.placed, LEFT_OUT, more=flags, enough=1, left_out=True)
+        elif each.is_given and each.argument.default is None:
+            yield Leaf(each.argument.name, each.value, each.placed, GIVEN, more=(("None", None),), enough=1)
         elif each.argument.kind is inspect.Parameter.VAR_KEYWORD:
             for word in islice((word for word in code_words(model) if word not in inputs[1]), FEW):
                 with_word = partial(_with_keyword, word)

@@ -88,7 +88,7 @@ def turned_alike(model: nn.Module, graph: Graph, other: Graph) -> Graph:
 def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: Iterable[Turn]) -> Sides:
     """Those with which the model runs other ops; one of those with which it runs the same."""
     modes = _modes(graph)
-    sides, counts = Sides(), Counter[str]()
+    sides, counts = Sides(), Counter[tuple[str, str]]()
     logs = [_log(model, None, inputs, training) for training in modes]
 
     def run(turn: Turn) -> None:
@@ -99,10 +99,10 @@ def _running_otherwise(model: nn.Module, graph: Graph, inputs: Inputs, tried: It
             if log not in logs:
                 logs.append(log)
                 sides.append((turn, training))
-                counts[turn.name] += 1
+                counts[turn.name, turn.given] += 1
 
     for turn in tried:
-        if counts[turn.name] < turn.enough:
+        if counts[turn.name, turn.given] < turn.enough:
             run(turn)
     for turn in together([turn for turn, _ in sides]):
         run(turn)

@@ -10,10 +10,10 @@ from math import inf
 
 from torch import nn
 
-from secateur.structure.deciding import LEFT_OUT, Inputs, decisive
+from secateur.structure.deciding import GIVEN, LEFT_OUT, Inputs, decisive
 from secateur.structure.tried_values import code_words
 
-__all__ = ["LEFT_OUT", "Turn", "together", "turns"]
+__all__ = ["GIVEN", "LEFT_OUT", "Turn", "together", "turns"]
 
 TRIES = 32
 """How many inputs that are set otherwise are tried of a model, each by itself."""

@@ -19,7 +19,7 @@ from secateur.structure.frames import EXAMPLE, Inputs
 from secateur.structure.masking import mask
 from secateur.structure.reference import Reference
 from secateur.structure.trace import first_line
-from secateur.structure.turns import LEFT_OUT, Turn
+from secateur.structure.turns import GIVEN, LEFT_OUT, Turn
 from secateur.structure.verify import IN_DOUBLE, IN_SINGLE, Rows, Sliced, allowed_on, run_alone
 from secateur.trees import changed
 
@@ -52,7 +52,7 @@ def verify_turned(
 
 
 def _remedy(turn: Turn) -> str:
-    on_example = f"{turn.name} left out" if turn.given == LEFT_OUT else f"{turn.name}={turn.given}"
+    on_example = f"{turn.name} {turn.given}" if turn.given in (GIVEN, LEFT_OUT) else f"{turn.name}={turn.given}"
     return f"it was cut for {on_example}; call it so, or leave the sites out with ignore="
 
 
