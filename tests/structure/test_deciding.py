@@ -90,6 +90,7 @@ def nested(**fields: Any) -> Any:
 
 
 WAYS = {"plain": 0, "residual": 1}
+SKIPPING = {"residual"}
 NUMBERS = {3: 0, 17: 0, 470: 1}
 NAMES = ("plain", "residual")
 MANY = {f"k{number}": number for number in range(60)}
@@ -142,6 +143,11 @@ LISTED: dict[str, Case] = {
 TABLES: dict[str, Case] = {
     "of the module": (lambda m, w: WAYS[w], "plain", "residual"),
     "get": (lambda m, w: WAYS.get(w, 0), "plain", "residual"),
+    "get of what it lacks": (lambda m, w: WAYS.get(w, 0), "none", "residual"),
+    "in": (lambda m, w: w in WAYS and WAYS[w], "none", "residual"),
+    "in a table on self": (lambda m, w: w in m.ways and m.ways[w], "none", "residual"),
+    "in a set": (lambda m, w: w in SKIPPING, "none", "residual"),
+    "get of a number": (lambda m, n: NUMBERS.get(n, 0), 5, 470),
     "on self": (lambda m, w: m.ways[w], "plain", "residual"),
     "of numbers": (lambda m, n: NUMBERS[n], 3, 470),
     "written there": (lambda m, w: {"plain": 0, "residual": 1}[w], "plain", "residual"),

@@ -62,16 +62,16 @@ def noting(value: Any, noted: list[Any]) -> Any:
 
         return compared
 
-    def look() -> None:
+    def look(hashed: bool = False) -> None:
         frame = sys._getframe(2)
-        key = frame.f_code, id(frame.f_locals.get("self"))
+        key = frame.f_code, id(frame.f_locals.get("self")), hashed
         if key not in visited and not frame.f_code.co_filename.startswith(OF_NO_MODEL):
             visited.add(key)
-            noted.extend(others_named(frame, value))
+            noted.extend(other for other in others_named(frame, value, hashed) if other not in noted)
 
     def looking(operator: str) -> Callable[..., Any]:
         def looked(self: Any, *args: Any) -> Any:
-            look()
+            look(operator == "__hash__")
             return getattr(kind, operator)(self, *args)
 
         return looked

@@ -13,14 +13,16 @@ __all__ = ["others_named"]
 
 MANY = 100
 """A table of more entries is none that is written by hand."""
+HASHED = (Mapping, set, frozenset)
 
 
-def others_named(frame: FrameType, value: Any) -> list[Any]:
+def others_named(frame: FrameType, value: Any, hashed: bool = False) -> list[Any]:
     """Return what may stand for a value in the code of a frame, which just looked it up.
 
     Args:
         frame: of the code; what its variables hold is looked at, and nothing is run.
         value: a number or a word.
+        hashed: whether a table or a set was asked for it, which may lack it.
 
     >>> import sys
     >>> table = {"relu": 1, "gelu": 2}
@@ -28,14 +30,22 @@ def others_named(frame: FrameType, value: Any) -> list[Any]:
     ...     return others_named(sys._getframe(), word), table
     >>> f_one("relu")[0]
     ['gelu']
+    >>> others_named(sys._getframe(), "none", hashed=True)
+    ['relu', 'gelu']
     """
-    tables = [[key for key in table if type(key) is type(value)] for table in _tables(frame) if len(table) <= MANY]
+    small = [table for table in _tables(frame) if len(table) <= MANY]
+    tables = [[key for key in table if type(key) is type(value)] for table in small]
+    asked = [table for table in small if hashed and isinstance(table, HASHED)]
+    is_lacked = not any(value in table for table in asked)
+    instead = [key for table in asked for key in table if is_lacked and type(key) is type(value)]
     if not isinstance(value, str):
-        return list(dict.fromkeys(key for keys in tables if value in keys for key in keys if key != value))
+        beside = (key for keys in tables if value in keys for key in keys if key != value)
+        return list(dict.fromkeys([*beside, *instead]))
     by_attribute = {"getattr", "get_submodule"} & set(frame.f_code.co_names)
     names = [*tables, *(_attribute_names(held) for held in _held(frame) if by_attribute)]
     constants = [constant for constant in frame.f_code.co_consts if isinstance(constant, str)]
-    return list(dict.fromkeys(other for several in names for other in _others(several, value, constants)))
+    others = (other for several in names for other in _others(several, value, constants))
+    return list(dict.fromkeys([*others, *instead]))
 
 
 def _others(names: Collection[str], word: str, constants: list[str]) -> Iterator[str]:
@@ -54,7 +64,7 @@ def _held(frame: FrameType) -> list[Any]:
     return [held for held in frame.f_locals.values() if not isinstance(held, Tensor) and hasattr(held, "__dict__")]
 
 
-def _tables(frame: FrameType) -> Iterator[Any]:
+def _tables(frame: FrameType) -> Iterator[Collection[Any]]:
     """The collections that the code of a frame names: variables, attributes of these, and what is written in it."""
     names = frame.f_code.co_names
     variables = [*frame.f_locals.values(), *(frame.f_globals[name] for name in names if name in frame.f_globals)]
@@ -62,7 +72,7 @@ def _tables(frame: FrameType) -> Iterator[Any]:
     modules = [vars(held).get("_modules", {}).get(name) for held in _held(frame) for name in names]
     for held in (*variables, *attributes, *modules, *frame.f_code.co_consts):
         if isinstance(held, (nn.ModuleDict, Mapping, list, tuple, set, frozenset)):
-            yield list(held)
+            yield held
 
 
 def _attribute_names(held: Any) -> list[str]:
