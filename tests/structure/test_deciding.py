@@ -72,6 +72,22 @@ class Attributes(dict[str, Any]):
     __getattr__ = dict.get
 
 
+class Answering:
+    def __init__(self, **fields: Any) -> None:
+        vars(self).update(fields)
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class Proxy:
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+
+    def __getattr__(self, name: str) -> Any:
+        return self.fields[name]
+
+
 class OfClass:
     skip = False
 
@@ -112,6 +128,8 @@ SETTINGS: dict[str, Case] = {
     "all of many fields": (lambda m, s: vars(s)["way"] == "b", *(SimpleNamespace(**MANY, way=way) for way in "ab")),
     "None in settings": (lambda m, s: s.block.at is not None, nested(at=None), nested(at=1)),
     "of the class": (lambda m, s: s.skip, OfClass(), SimpleNamespace(skip=True)),
+    "answering for all": (lambda m, s: s.skip, Answering(skip=False), Answering(skip=True)),
+    "handing on": (lambda m, s: s.skip, Proxy(skip=False), Proxy(skip=True)),
     "unchangeable": (lambda m, s: s["skip"], *(MappingProxyType({"skip": flag}) for flag in (False, True))),
     "number of numpy's": (lambda m, s: s["n"] > 5, *({"n": numpy.int64(number)} for number in (1, 9))),
     "one after the other": (
@@ -126,6 +144,8 @@ LEFT_OUT: dict[str, Case] = {
     "entry of an entry": (lambda m, s: s["a"].get("skip", False), {"a": {}}, {"a": {"skip": True}}),
     "entry beside tensors": (lambda m, s: s.get("mask") is not None, {"x": X}, {"x": X, "mask": X}),
     "getattr": (lambda m, s: getattr(s, "skip", False), SimpleNamespace(), SimpleNamespace(skip=True)),
+    "attribute of a dict": (lambda m, s: s.skip, Attributes(), Attributes(skip=True)),
+    "attribute of an object": (lambda m, s: s.skip, Answering(), Answering(skip=True)),
     "own mapping": (lambda m, s: s.get("skip"), UserDict(), UserDict(skip=True)),
     "with a default for all": (lambda m, s: s["skip"], defaultdict(bool), defaultdict(bool, skip=True)),
 }

@@ -183,7 +183,15 @@ def _noting_mapping(value: MutableMapping[Any, Any], asked: Asked, path: Path) -
 
         return every
 
+    def attribute(self: Any, name: str) -> Any:
+        """What the class has instead of an attribute: what it holds by that name, or an answer where it holds nothing."""
+        if not name.startswith("__") and _of_model() and not kind.__contains__(self, name):
+            asked.missing.setdefault((*path, Lookup(name, as_field=True)), None)
+        return kind.__getattr__(self, name)
+
     methods = {name: looking(name) for name in ("__getitem__", "__contains__", "get", "pop", "setdefault")}
+    if hasattr(kind, "__getattr__"):
+        methods["__getattr__"] = attribute
     methods |= {name: all_of(name) for name in ("__iter__", "keys", "items", "values", "copy")}
     other = _as(value, type(kind.__name__, (kind,), {"__slots__": (), **methods}))
     for key, held in value.items():

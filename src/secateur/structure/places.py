@@ -149,7 +149,13 @@ def copied(value: Any) -> Any:
     Raises:
         TypeError: there can be no other of its kind, and a change would be one of the value itself.
     """
-    other = copy(value)
+    try:
+        other = copy(value)
+    except Exception:  # where it answers for what it has not, Python takes an answer for a method to copy it with
+        if not hasattr(type(value), "__getattr__"):
+            raise
+        other = object.__new__(type(value))
+        vars(other).update(vars(value))
     if other is value:
         raise TypeError(f"a {type(value).__name__} has no copies")
     return other
