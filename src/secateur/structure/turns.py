@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import chain, combinations, islice, zip_longest
+from itertools import combinations, islice, zip_longest
 from math import inf
 
 from torch import nn
@@ -84,8 +84,8 @@ def turns(
             ]
             (likely if leaf.is_likely else less).append(several)
     # Of each some are tried where there are too many.
-    in_rounds = (turn for each in zip_longest(*less) for turn in each if turn is not None)
-    single = list(islice(chain(*likely, in_rounds), TRIES))
+    in_rounds = (turn for several in (likely, less) for each in zip_longest(*several) for turn in each if turn is not None)
+    single = list(islice(in_rounds, TRIES))
     return [*single, *together(turn for turn in single if turn.flag)]
 
 
