@@ -158,6 +158,8 @@ LISTED: dict[str, Case] = {
     "set": (lambda m, s: "skip" in s, frozenset({"a"}), frozenset({"a", "skip"})),
     "smaller set": (lambda m, s: "a" not in s, {"a", "b"}, {"b"}),
     "empty": (lambda m, s: "skip" in s, (), ("skip",)),
+    "some": (lambda m, s: bool(s), (), ("skip",)),
+    "some settings": (lambda m, s: len(s) > 0, {}, {"skip": 1}),
     "more of them": (lambda m, s: len(s) > 2, [1, 2], [1, 2, 3]),
 }
 TABLES: dict[str, Case] = {
@@ -302,7 +304,9 @@ def test_something_is_tried_of_each_of_many() -> None:
 
 def test_the_last_of_many_numbers_is_tried_on_both_sides() -> None:
     numbers = {f"k{n}": 0 for n in range(16)}
-    tried = {str(turn) for turn in turns(Ways(lambda m, s: [s[k] > 2 for k in numbers][0]).eval(), ((X, numbers), {}))}
+    tried = {
+        str(turn) for turn in turns(Ways(lambda m, s: any([s[k] > 2 for k in numbers])).eval(), ((X, numbers), {}))
+    }
     assert {"given['k15']=2", "given['k15']=3"} <= tried
 
 
@@ -354,3 +358,16 @@ def test_a_warning_says_that_it_was_given() -> None:
     (warning,) = result.report.warnings
     assert warning.startswith("with mask=None the cut model differs from the masked one by ")
     assert "it was cut for mask given; call it so" in warning
+
+
+class Variadic(Ways):
+    def forward(self, x: Tensor, scale: float = 1, *given: Any) -> Tensor:
+        return super().forward(x * scale, given)
+
+
+def test_what_is_given_by_place_beyond_the_example() -> None:
+    tried = {str(turn) for turn in turns(Variadic(lambda m, s: s).eval(), ((X,), {}))}
+    assert {"*given=a tensor", "*given=True"} <= tried
+    sites = sc.channels(Variadic(lambda m, s: s).eval(), X)
+    assert sites.structure is not None
+    assert [str(turn) for turn, _ in sites.structure.graph.turns] == ["*given=a tensor"]

@@ -18,6 +18,7 @@ from secateur.state import fresh
 from secateur.structure.noting import Asked, can_note, noting_within
 from secateur.structure.places import Lookup, Path, changed_at, within
 from secateur.structure.tried_values import (
+    NO_WORD,
     code_constants,
     code_words,
     compared_numbers,
@@ -153,6 +154,10 @@ class _Argument:
         """The inputs in which it is a value."""
         return self.changed(lambda _: value, inputs)
 
+    def of_one(self, value: Any, inputs: Inputs) -> Inputs:
+        """The inputs in which it, which takes any number of values, is one."""
+        return self.placed((value,), inputs)
+
 
 def _arguments(model: nn.Module, inputs: Inputs) -> Iterator[_Argument]:
     try:
@@ -211,7 +216,8 @@ def _plain(model: nn.Module, root: _Root, asked: Asked, guesses: Guesses) -> Ite
         elif inner is None and (path in asked.looked_up or path[:-1] in asked.whole):
             yield root.leaf(path, None, "None", more=guesses, enough=1, left_out=True)
         elif path in asked.whole and isinstance(inner, Mapping) and not tensors_within(inner):
-            for word in islice((word for word in code_words(model) if word not in inner), FEW):
+            words = [word for word in code_words(model) if word not in inner]
+            for word in words[:FEW] or [NO_WORD] * (not inner):
                 way = (*path, Lookup(word))
                 yield root.leaf(way, None, LEFT_OUT, more=(("True", True),), enough=1, left_out=True)
     for path, instead in asked.missing.items():
@@ -277,6 +283,8 @@ def _left_out(model: nn.Module, inputs: Inputs, guesses: Guesses) -> Iterator[Le
             for word in islice((word for word in code_words(model) if word not in inputs[1]), FEW):
                 with_word = partial(_with_keyword, word)
                 yield Leaf(word, None, with_word, LEFT_OUT, more=(("True", True),), enough=1, left_out=True)
+        elif each.argument.kind is inspect.Parameter.VAR_POSITIONAL and inputs[0] and not each.is_given:
+            yield Leaf(f"*{each.argument.name}", None, each.of_one, LEFT_OUT, more=guesses, enough=1, left_out=True)
 
 
 def _with_keyword(name: str, value: Any, inputs: Inputs) -> Inputs:

@@ -193,6 +193,8 @@ def _noting_mapping(value: MutableMapping[Any, Any], asked: Asked, path: Path) -
     if hasattr(kind, "__getattr__"):
         methods["__getattr__"] = attribute
     methods |= {name: all_of(name) for name in ("__iter__", "keys", "items", "values", "copy")}
+    if not value:
+        methods["__len__"] = all_of("__len__")  # for which `if settings` asks
     other = _as(value, type(kind.__name__, (kind,), {"__slots__": (), **methods}))
     for key, held in value.items():
         kind.__setitem__(other, key, noting_within(held, asked, ways[key]))

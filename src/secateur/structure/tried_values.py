@@ -18,7 +18,7 @@ from secateur.structure.asking import is_of_torch
 from secateur.structure.decided import model_frame
 from secateur.structure.train_code import logged_pass
 
-__all__ = ["KINDS", "code_words", "compared_numbers", "is_tried", "ops_run", "other_values"]
+__all__ = ["KINDS", "NO_WORD", "code_words", "compared_numbers", "is_tried", "ops_run", "other_values"]
 
 KINDS = (bool, int, float, str)
 """Plain values that stand in code."""
@@ -43,7 +43,7 @@ def other_values(value: Any, compared: Iterable[Any] = (), words: Iterable[str] 
     >>> other_values(0.9, [0.5]), other_values("a", ["b"], ["c"])
     ([-0.5, 1.5, 0.45, 1.8, 0.5, 1.0, -0.9, 0.0], ['?', 'b', 'c'])
     >>> other_values(frozenset({"a"})), other_values((), ["b"]), other_values(torch.float32)[:2]
-    ([frozenset()], [('b',)], [torch.float64, torch.float16])
+    ([frozenset()], [('b',), (True,)], [torch.float64, torch.float16])
     """
     of_kind = OTHERS.get(Enum if isinstance(value, Enum) else type(value))
     others = of_kind(value, list(compared), list(words)) if of_kind else []
@@ -89,8 +89,9 @@ def _sets(value: Any, compared: list[Any], _words: list[str]) -> list[Any]:
 
 
 def _sequences(value: Any, compared: list[Any], _words: list[str]) -> list[Any]:
-    """The empty one, those without the last entry or with one more, and what code looks for in an empty one."""
-    return [value[:0], value[:-1], value + value[-1:], *(type(value)([one]) for one in compared)]
+    """The empty one, those without the last entry or with one more, and what code looks for in an empty one, or that there is some."""
+    others = [value[:0], value[:-1], value + value[-1:], *(type(value)([one]) for one in compared)]
+    return others if value else [*others, type(value)([True])]
 
 
 OTHERS: Mapping[type[Any], Callable[[Any, list[Any], list[str]], list[Any]]] = {

@@ -84,8 +84,8 @@ def turns(
             ]
             (likely if leaf.is_likely else less).append(several)
     # Of each some are tried where there are too many.
-    in_rounds = (turn for several in (likely, less) for each in zip_longest(*several) for turn in each if turn is not None)
-    single = list(islice(in_rounds, TRIES))
+    rounds = (turn for several in (likely, less) for each in zip_longest(*several) for turn in each)
+    single = list(islice(filter(None, rounds), TRIES))
     return [*single, *together(turn for turn in single if turn.flag)]
 
 
