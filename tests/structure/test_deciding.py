@@ -304,9 +304,7 @@ def test_something_is_tried_of_each_of_many() -> None:
 
 def test_the_last_of_many_numbers_is_tried_on_both_sides() -> None:
     numbers = {f"k{n}": 0 for n in range(16)}
-    tried = {
-        str(turn) for turn in turns(Ways(lambda m, s: any([s[k] > 2 for k in numbers])).eval(), ((X, numbers), {}))
-    }
+    tried = {str(turn) for turn in turns(Ways(lambda m, s: any(s[k] > 2 for k in numbers)).eval(), ((X, numbers), {}))}
     assert {"given['k15']=2", "given['k15']=3"} <= tried
 
 
