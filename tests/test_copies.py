@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from secateur.copies import copied
 from secateur.testing import TOYS
+from secateur.types import InputError
 
 
 class Holder(nn.Module):
@@ -111,3 +113,94 @@ def test_a_copy_is_what_deepcopy_gives(build: Callable[[], nn.Module]) -> None:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+class Reaching(nn.Module):
+    """Reaches a layer by a function, a hook, a reference and a default."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.way = {
+            "function": lambda x: self.b(x),
+            "default": lambda x, layer=self.b: layer(x),
+            "weight": (lambda weight: lambda x: x @ weight)(self.b.weight),
+            "method": self.b.forward,
+            "wrapped": torch.no_grad()(self.b.forward),
+            "reference": _Referring(self),
+        }.get(way, nn.Identity())
+        if way == "hook":
+            self.a.register_forward_hook(lambda _m, _a, out: out + self.b(out))
+        if way == "forward":
+            run = self.a.forward
+            self.a.forward = lambda x: self.b(run(x))
+        if way == "compiled":
+            self.b.forward = torch.compile(self.b.forward, backend="eager")
+            self.way = self.b
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.way(self.a(x))
+        return y
+
+
+class _Referring(nn.Module):
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self.owner = weakref.ref(owner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.owner().b(x)
+        return y
+
+
+WAYS = ("function", "default", "weight", "method", "wrapped", "reference", "hook", "forward", "compiled")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_runs_its_own_parts_however_code_reaches_them(way: str) -> None:
+    model = Reaching(way)
+    x = torch.ones(1, 2)
+    other, before = copied(model), model(x)
+    assert torch.equal(other(x), before)
+    with torch.no_grad():
+        model.b.weight.add_(1)
+    assert not torch.equal(model(x), before)
+    assert torch.equal(other(x), before)
+    with torch.no_grad():
+        other.b.weight.add_(1)
+    assert torch.equal(other(x), model(x))
+
+
+def test_a_function_that_reads_the_model_by_name_reads_the_copy() -> None:
+    names: dict[str, Any] = {"nn": nn}
+    exec("model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))\nmodel.call = lambda x: model[1](x)", names)
+    other = copied(names["model"])
+    with torch.no_grad():
+        names["model"][1].weight.zero_()
+    assert other.call(torch.ones(1, 2)).equal(other[1](torch.ones(1, 2)))
+    assert names["model"].call(torch.ones(1, 2)).equal(names["model"][1].bias.unsqueeze(0))
+
+
+def test_what_is_no_part_of_the_model_is_shared() -> None:
+    teacher, calls = nn.Linear(2, 2), []
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.teach = lambda x: calls.append(teacher(x))
+    assert copied(model).teach is model.teach
+
+
+def test_a_module_that_is_its_own_copy_is_refused() -> None:
+    class Same(nn.Linear):
+        def __deepcopy__(self, memo: dict[int, Any]) -> Same:
+            return self
+
+    with pytest.raises(InputError, match=r"Same.__deepcopy__ returns the module itself"):
+        copied(nn.Sequential(Same(1, 1)))
+
+
+def test_slots_are_copied() -> None:
+    class Slotted(nn.Module):
+        __slots__ = ("factor",)
+
+    model = Slotted()
+    model.factor = 2.0
+    assert copied(model).factor == 2.0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import OrderedDict
-from types import BuiltinFunctionType, FunctionType
+from contextlib import suppress
+from functools import update_wrapper
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from secateur.types import InputError
 
 __all__ = ["copied"]
 
-ATOMS = {type(None), bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType}
+ATOMS = {type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctionType}
 """Types of values that are their own copies."""
 TABLES = (dict, OrderedDict)
 """Of which a module holds a dozen, most of them empty."""
@@ -40,39 +43,122 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """
     try:
         with _Detaching():
-            result: nn.Module = _copy(model, {} if memo is None else memo)
+            result: nn.Module = _Copier(model, {} if memo is None else memo).copy(model)
             return result
     except Exception as error:
         raise InputError(_uncopied(model, error)) from error
 
 
-def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    """What `copy.deepcopy` returns of it."""
-    kind = type(value)
-    if kind in ATOMS:
-        return value
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind in TABLES:
-        table = memo[id(value)] = kind()
-        for key, entry in value.items():
-            table[_copy(key, memo)] = _copy(entry, memo)
-        return table
-    if kind in ROWS and all(type(entry) in ATOMS for entry in value):
-        return memo.setdefault(id(value), kind(value))
-    if isinstance(value, nn.Module) and _is_plain(value):
-        return _copy_module(value, memo)
-    return copy.deepcopy(value, memo)
+class _Copier:
+    """Copies what hangs on a model, as `copy.deepcopy` does, but with functions that hold parts of it.
+
+    Attributes:
+        memo: copies by the identity of what they are copies of.
+        parts: the identities of the model's modules and tensors.
+    """
+
+    def __init__(self, model: nn.Module, memo: dict[int, Any]) -> None:
+        self.memo = memo
+        self.parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+
+    def copy(self, value: Any) -> Any:
+        """Return a copy of any value."""
+        kind = type(value)
+        if kind in ATOMS:
+            return value
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        if kind in ROWS and all(type(entry) in ATOMS for entry in value):
+            return self.memo.setdefault(id(value), kind(value))
+        if kind in TABLES:
+            table = self.memo[id(value)] = kind()
+            for key, entry in value.items():
+                table[self.copy(key)] = self.copy(entry)
+            return table
+        if kind is FunctionType:
+            return self._function(value) if self._reaches(value, set()) else value
+        if kind is MethodType:
+            return MethodType(value.__func__, self.copy(value.__self__))
+        if kind is weakref.ref and id(value()) in self.parts:
+            return weakref.ref(self.copy(value()))
+        if isinstance(value, nn.Module) and _is_plain(value):
+            return self._module(value)
+        other = copy.deepcopy(value, self.memo)
+        if other is value and isinstance(value, nn.Module):
+            raise TypeError(f"{kind.__name__}.__deepcopy__ returns the module itself, which would change with its copy")
+        return other
+
+    def _module(self, module: nn.Module) -> nn.Module:
+        result: nn.Module = object.__new__(type(module))
+        self.memo[id(module)] = result
+        for child in vars(module).get("_modules", {}).values():
+            self.copy(child)  # before what holds it, whose own way to take its state may look at it
+        state = module.__getstate__()  # type: ignore[no-untyped-call]
+        result.__setstate__({name: self.copy(value) for name, value in state.items()})  # type: ignore[no-untyped-call]
+        for name in _slots(type(module)):
+            if hasattr(module, name):
+                object.__setattr__(result, name, self.copy(getattr(module, name)))
+        return result
+
+    def _reaches(self, value: Any, visited: set[int], by_name: bool = True) -> bool:
+        """Whether a function holds a part of the model, a method of one, or a function that does."""
+        if id(value) in visited:
+            return False
+        visited.add(id(value))
+        if type(value) is MethodType:
+            return id(value.__self__) in self.parts
+        if type(value) is not FunctionType:
+            return id(value) in self.parts
+        named = _named(value).values() if by_name else ()
+        return any(self._reaches(held, visited) for held in _held(value)) or any(
+            self._reaches(other, visited, by_name=False) for other in named
+        )
+
+    def _function(self, function: FunctionType) -> Any:
+        """The function that holds copies; of one that was compiled, what it was compiled from."""
+        if compiled_from := vars(function).get("_torchdynamo_orig_callable"):
+            return self.copy(compiled_from)
+        cells = tuple(CellType() for _ in function.__closure__ or ())
+        named = {name: value for name, value in _named(function).items() if self._reaches(value, set())}
+        names = {**function.__globals__} if named else function.__globals__
+        other = FunctionType(function.__code__, names, function.__name__, None, cells)
+        self.memo[id(function)] = other  # which may hold itself
+        names.update({name: self.copy(value) for name, value in named.items()})
+        update_wrapper(other, function, updated=())
+        for cell, old in zip(cells, function.__closure__ or (), strict=True):
+            with suppress(ValueError):  # an empty one
+                cell.cell_contents = self._held_by_copy(old.cell_contents)
+        other.__defaults__ = function.__defaults__ and tuple(map(self._held_by_copy, function.__defaults__))
+        other.__kwdefaults__ = function.__kwdefaults__ and {
+            name: self._held_by_copy(value) for name, value in function.__kwdefaults__.items()
+        }
+        vars(other).update({name: self._held_by_copy(value) for name, value in vars(function).items()})
+        return other
+
+    def _held_by_copy(self, value: Any) -> Any:
+        return self.copy(value) if self._reaches(value, set()) else value
 
 
-def _copy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    result: nn.Module = object.__new__(type(module))
-    memo[id(module)] = result
-    for child in vars(module).get("_modules", {}).values():
-        _copy(child, memo)  # before what holds it, whose own way to take its state may look at it
-    state = module.__getstate__()  # type: ignore[no-untyped-call]
-    result.__setstate__({name: _copy(value, memo) for name, value in state.items()})  # type: ignore[no-untyped-call]
-    return result
+def _held(function: FunctionType) -> list[Any]:
+    """What a function holds: in its closure, and as defaults."""
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty one
+            held.append(cell.cell_contents)
+    return held
+
+
+def _named(function: FunctionType) -> dict[str, Any]:
+    """What of its module's variables a function may read, as in scripts and notebooks."""
+    names = () if (function.__module__ or "").startswith("torch.") else function.__code__.co_names
+    return {name: function.__globals__[name] for name in names if name in function.__globals__}
+
+
+def _slots(kind: type) -> list[str]:
+    """The names of what the instances of a class hold outside of their `vars`, which copies of torch's modules lose."""
+    by_class = (vars(base).get("__slots__", ()) for base in kind.__mro__)
+    slots = [name for names in by_class for name in ((names,) if isinstance(names, str) else names)]
+    return [name for name in slots if name not in ("__dict__", "__weakref__")]
 
 
 def _is_plain(module: nn.Module) -> bool:

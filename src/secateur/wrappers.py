@@ -123,6 +123,11 @@ def check_readable(model: nn.Module, doing: str) -> None:
                 f"{doing}: {part} is compiled by TorchScript, whose code cannot be read or changed; put the Python "
                 "module in its place that it was made from"
             )
+        if any(getattr(code, "is_of_masked_copy", False) for code in (*module._forward_hooks.values(), module.forward)):
+            raise InputError(
+                f"{doing}: the model is a copy that sc.mask made, in which {part} computes with what was kept alone; pass the model that "
+                "was masked, with one mask for all that goes"
+            )
         kind = type(module).__module__
         if reason := next((reason for start, reason in UNREADABLE.items() if kind.startswith(start)), ""):
             raise InputError(f"{doing}: {part}, a {type(module).__name__}, is {reason}")

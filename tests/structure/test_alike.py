@@ -164,3 +164,16 @@ def test_parts_of_one_number_stay_of_one_size(make: Callable[[], nn.Module], tie
         small = cut(model, sites, {name: torch.arange(site.size) > 0 for name, site in sites.items()}, form="module")
         assert type(small[3]) is make
         assert small[3].half == 11
+
+
+@pytest.mark.parametrize(("sections", "site_sizes"), [(2, {"0": 8, "2": 4}), (3, {"0": 8})])
+def test_parts_of_a_number_are_as_even_after_a_cut(sections: int, site_sizes: dict[str, int]) -> None:
+    class Parts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([part * (n + 1) for n, part in enumerate(x.tensor_split(sections, -1))], -1)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), Parts(), nn.Linear(8, 3)).eval()
+    sites = channels(model, X)
+    assert {name: site.size for name, site in sites.items()} == site_sizes
+    cut(model, sites, {name: torch.arange(site.size) > 0 for name, site in sites.items()}, form="module")

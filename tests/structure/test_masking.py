@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import secateur as sc
 from oracle.masked import relative_difference
-from secateur.types import UnknownNameError
+from secateur.types import InputError, UnknownNameError
 from zoo.random_nets import random_keep, random_net
 
 
@@ -233,3 +233,22 @@ def test_a_masked_encoder_takes_padding_as_the_cut_one_does() -> None:
     masked, small = sc.mask(model, sites, keep), sc.cut(model, sites, keep)
     with torch.no_grad():
         torch.testing.assert_close(masked(*inputs)[~padding], small(*inputs)[~padding], rtol=1e-4, atol=1e-5)
+
+
+def test_a_masked_copy_is_no_model_to_mask_or_cut() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2)).eval()
+    x = torch.randn(2, 3)
+    sites = sc.channels(model, x)
+    keep = {"0": torch.arange(8) > 2}
+    masked = sc.mask(model, sites, keep)
+    for call in (
+        lambda: sc.mask(masked, sites, keep),
+        lambda: sc.cut(masked, sites, keep),
+        lambda: sc.channels(masked, x),
+    ):
+        with pytest.raises(
+            InputError, match=r"a copy that sc.mask made, in which 1 of the model .* pass the model that"
+        ):
+            call()
+    plain = sc.mask(model, sites, keep, statistics="all")
+    assert list(sc.channels(plain, x)) == ["0"]

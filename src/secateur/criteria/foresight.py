@@ -189,19 +189,23 @@ class SynFlow(CriterionBase):
         device = device_of(model)
 
         def ones(x: Tensor) -> Tensor:
-            return torch.ones_like(x, dtype=torch.float64, device=device) if x.is_floating_point() else x.to(device)
+            dtype = torch.float64 if _is_doubled(model) else x.dtype
+            return torch.ones_like(x, dtype=dtype, device=device) if x.is_floating_point() else x.to(device)
 
         inputs_of_ones: tuple[tuple[object, ...], dict[str, object]] = changed((args, kwargs), ones)
         return inputs_of_ones
 
 
+def _is_doubled(model: nn.Module) -> bool:
+    """Whether it is run in double precision; code that makes complex numbers of its inputs names their type."""
+    return not any(tensor.is_complex() for tensor in own_tensors(model).values())
+
+
 def _absolute(model: nn.Module) -> nn.Module:
-    """A copy in double precision, with absolute parameters and running means of zero."""
-    flowing = copied(model).double()
+    """A copy in double precision, unless it is complex, with absolute parameters and running means of zero."""
+    flowing = copied(model).double() if _is_doubled(model) else copied(model)
     with torch.no_grad():
         for name, tensor in own_tensors(flowing).items():
-            if tensor.is_complex():
-                tensor.data = tensor.data.to(torch.complex128)
             if isinstance(tensor, nn.Parameter):
                 tensor.requires_grad_(tensor.is_floating_point() or tensor.is_complex()).copy_(tensor.abs())
             elif name.endswith("running_mean"):

@@ -41,6 +41,7 @@ from secateur.structure.verify_turned import verify_turned
 from secateur.structure.whole import WholeCases, verify_whole
 from secateur.structure.with_gradients import verify_with_gradients
 from secateur.types import CutError, InputError, Keep, Sites, VerificationError
+from secateur.wrappers import check_readable
 
 __all__ = ["TOLERANCE", "CutModel", "cut", "cut_with_plan", "draft"]
 
@@ -126,6 +127,7 @@ def cut_with_plan(
     check_name("form", form, FORMS)
     check_number("cut", "[0, inf)", "a relative difference", tolerance=tolerance)
     check_same_model(model, sites)
+    check_readable(model, "cut")
     checked = check_keep(sites, keep)
     if isinstance(sites.structure, BlockStructure):
         small = skipping(model, removed_blocks(sites.structure, checked))

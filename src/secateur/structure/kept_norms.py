@@ -153,6 +153,8 @@ class KeptNorm(nn.Module):
         path: the path of the norm.
     """
 
+    is_of_masked_copy = True
+
     def __init__(
         self, small: nn.Module, rows: Mapping[str, Mapping[int, Tensor]], dim: int, kept: Kept, path: str
     ) -> None:

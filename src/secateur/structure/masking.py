@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from secateur.structure.reference import Reference, Statistics
 from secateur.structure.sites import with_zeros
 from secateur.structure.whole import WholeCases, interpreted
 from secateur.types import InputError, Keep, Sites
+from secateur.wrappers import check_module, check_readable
 
 __all__ = ["mask"]
 
@@ -56,6 +57,8 @@ def mask(model: nn.Module, sites: Sites, keep: Keep, *, statistics: Literal["kep
     ([[1.0, 0.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]])
     """
     check_name("statistics", statistics, STATISTICS)
+    check_module(model, "mask")
+    check_readable(model, "mask")
     masked = with_zeros(model, sites, keep)
     if statistics == "kept" and sites.structure is not None:
         norms = Reference(masked, sites, keep).norms
@@ -74,6 +77,8 @@ class KeptStatistics:
         module: the masked model.
         sites, keep: of which these units stay.
     """
+
+    is_of_masked_copy: ClassVar[bool] = True
 
     module: nn.Module
     sites: Sites

@@ -110,7 +110,10 @@ def read_chain(model: nn.Module, sites: Sites) -> tuple[list[ChainOp], list[Chai
     structure = sites.structure
     if not isinstance(structure, Structure) or structure.graph.regions or len(structure.graph.inputs) != 1:
         return None
-    reader = _Reader(structure, {name: x.float() for name, x in tensors(model).items()})
+    state = tensors(model)
+    if any(tensor.is_complex() for tensor in state.values()):
+        return None
+    reader = _Reader(structure, {name: tensor.float() for name, tensor in state.items()})
     return (reader.before, reader.layers) if reader.read() and reader.layers else None
 
 

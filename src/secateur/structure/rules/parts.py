@@ -31,8 +31,11 @@ def split_up(call: Call) -> list[Value]:
     x: Value = call["self"]
     dim = (call["dim"] or 0) % len(x.axes)
     sizes = [int(t.shape[dim]) for t in call.node.meta["val"]]
+    by_number = str(call.node.target) == "aten.tensor_split.sections"
+    if by_number and len(set(sizes)) > 1:
+        call.freeze(x.axes[dim], because="split into parts that differ by one, whatever is cut of them")
     parts = cut_up(call, x.axes[dim], sizes)
-    if "chunk" in str(call.node.target) or isinstance(call["split_size"], int):
+    if by_number or "chunk" in str(call.node.target) or isinstance(call["split_size"], int):
         # The code asks for equal parts, so they must stay equal.
         for part in parts[1:]:
             if part.size == parts[0].size:
