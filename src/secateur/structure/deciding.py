@@ -216,8 +216,8 @@ def _plain(model: nn.Module, root: _Root, asked: Asked, guesses: Guesses) -> Ite
         elif inner is None and (path in asked.looked_up or path[:-1] in asked.whole):
             yield root.leaf(path, None, "None", more=guesses, enough=1, left_out=True)
         elif path in asked.whole and isinstance(inner, Mapping) and not tensors_within(inner):
-            words = [word for word in code_words(model) if word not in inner]
-            for word in words[:FEW] or [NO_WORD] * (not inner):
+            names = [word for word in code_words(model) if word not in inner]
+            for word in names[:FEW] or [NO_WORD] * (not inner):
                 way = (*path, Lookup(word))
                 yield root.leaf(way, None, LEFT_OUT, more=(("True", True),), enough=1, left_out=True)
     for path, instead in asked.missing.items():

@@ -64,7 +64,7 @@ def _held(frame: FrameType) -> list[Any]:
     return [held for held in frame.f_locals.values() if not isinstance(held, Tensor) and hasattr(held, "__dict__")]
 
 
-def _tables(frame: FrameType) -> Iterator[Collection[Any]]:
+def _tables(frame: FrameType) -> Iterator[Any]:
     """The collections that the code of a frame names: variables, attributes of these, and what is written in it."""
     names = frame.f_code.co_names
     variables = [*frame.f_locals.values(), *(frame.f_globals[name] for name in names if name in frame.f_globals)]
