@@ -129,6 +129,7 @@ class Reaching(nn.Module):
             "wrapped": torch.no_grad()(self.b.forward),
             "reference": _Referring(self),
         }.get(way, nn.Identity())
+        self.ways = [(lambda x: self.b(x),)] if way == "list" else [(nn.functional.relu,)]
         if way == "hook":
             self.a.register_forward_hook(lambda _m, _a, out: out + self.b(out))
         if way == "forward":
@@ -139,7 +140,7 @@ class Reaching(nn.Module):
             self.way = self.b
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.way(self.a(x))
+        y: Tensor = self.ways[0][0](self.way(self.a(x)) + 9)
         return y
 
 
@@ -153,7 +154,7 @@ class _Referring(nn.Module):
         return y
 
 
-WAYS = ("function", "default", "weight", "method", "wrapped", "reference", "hook", "forward", "compiled")
+WAYS = ("function", "list", "default", "weight", "method", "wrapped", "reference", "hook", "forward", "compiled")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -75,6 +75,14 @@ class _Copier:
             for key, entry in value.items():
                 table[self.copy(key)] = self.copy(entry)
             return table
+        if kind is list:
+            row = self.memo[id(value)] = []
+            row.extend(map(self.copy, value))
+            return row
+        if kind is tuple:
+            entries = tuple(map(self.copy, value))
+            unchanged = all(a is b for a, b in zip(entries, value, strict=True))
+            return self.memo.setdefault(id(value), value if unchanged else entries)
         if kind is FunctionType:
             return self._function(value) if self._reaches(value, set()) else value
         if kind is MethodType:
