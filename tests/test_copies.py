@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -170,6 +171,16 @@ def test_a_copy_runs_its_own_parts_however_code_reaches_them(way: str) -> None:
     with torch.no_grad():
         other.b.weight.add_(1)
     assert torch.equal(other(x), model(x))
+
+
+@pytest.mark.parametrize("way", ["function", "default", "wrapped", "hook", "reference"])
+def test_a_copy_does_not_keep_the_original(way: str) -> None:
+    model = Reaching(way)
+    other, original = copied(model), weakref.ref(model)
+    del model
+    gc.collect()
+    assert original() is None
+    assert other(torch.ones(1, 2)).shape == (1, 2)
 
 
 def test_a_function_that_reads_the_model_by_name_reads_the_copy() -> None:

@@ -6,7 +6,7 @@ import copy
 import weakref
 from collections import OrderedDict
 from contextlib import suppress
-from functools import update_wrapper
+from functools import WRAPPER_ASSIGNMENTS
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType
 from typing import Any
 
@@ -132,7 +132,8 @@ class _Copier:
         other = FunctionType(function.__code__, names, function.__name__, None, cells)
         self.memo[id(function)] = other  # which may hold itself
         names.update({name: self.copy(value) for name, value in named.items()})
-        update_wrapper(other, function, updated=())
+        for name in WRAPPER_ASSIGNMENTS:
+            setattr(other, name, getattr(function, name))
         for cell, old in zip(cells, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # an empty one
                 cell.cell_contents = self._held_by_copy(old.cell_contents)
