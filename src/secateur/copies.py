@@ -21,7 +21,7 @@ ATOMS = {type(None), bool, int, float, complex, str, bytes, type, BuiltinFunctio
 """Types of values that are their own copies."""
 TABLES = (dict, OrderedDict)
 """Of which a module holds a dozen, most of them empty."""
-ROWS = {tuple, list, set, frozenset}
+SETS = {set, frozenset}
 """Of which most hold atoms alone."""
 
 
@@ -68,7 +68,7 @@ class _Copier:
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]
-        if kind in ROWS and all(type(entry) in ATOMS for entry in value):
+        if kind in SETS and all(type(entry) in ATOMS for entry in value):
             return self.memo.setdefault(id(value), kind(value))
         if kind in TABLES:
             table = self.memo[id(value)] = kind()

@@ -124,8 +124,7 @@ def verify(cases: Cases, cut: nn.Module, rows: Rows, gone: Mapping[Atom, Tensor]
     sliced = Sliced(reference, cut, rows)
     answers = sliced.run_example()  # where that fails the masked model need not be traced at other shapes
     elsewhere = [] if is_graph else cases.elsewhere
-    at_example = cases.once_at_example if elsewhere and cases.cheap else [] if elsewhere else cases.at_example
-    compared_cases = [*at_example, *elsewhere]
+    compared_cases = [*(cases.once_at_example if cases.cheap else ()), *elsewhere] if elsewhere else cases.at_example
     differences = {case: _compare(sliced, case) for case in compared_cases}
     example = difference(cases.example, answers)
     allowed = allowed_on(cases.example, tolerance) if compared_cases else tolerance
